@@ -1,0 +1,237 @@
+//! What the plan says about one path, and how a column of decisions travels.
+
+use crate::Role;
+use crate::codec::{Put, Reader};
+use crate::entry::{Check, MODE_MASK, Props, Row, Time};
+use crate::error::DecodeError;
+use crate::path::RelPath;
+use crate::version::{ReplicaId, Version};
+
+/// What becomes of the content at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContentDecision {
+    /// Both have the same already; only versions are joined.
+    Agree,
+    /// The content (or absence) of this end is taken by the other.
+    Take(Role),
+    /// Both stay: this end's keeps the name, the other's becomes the clash file, on both ends.
+    KeepBoth {
+        /// Whose content keeps the name.
+        winner: Role,
+        /// Where the loser's content goes.
+        clash: RelPath,
+    },
+    /// Moved by this end and edited by the other: gone from here on both, see `Arrive`.
+    MovedAway(Role),
+    /// What the end that did not move the file has at another path of the plan arrives here.
+    Arrive {
+        /// Whose content.
+        from: Role,
+        /// The number of the path, in the plan's order, at which it has it.
+        source: usize,
+    },
+    /// Out of an end's scope (a filter): left alone, and not said again.
+    Ignore,
+    /// Left alone this time (unreadable, held); both ends say it again next time.
+    Later,
+}
+
+/// What becomes of the properties at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PropsDecision {
+    /// Nothing to do, or nothing there.
+    Agree,
+    /// This end's properties are taken.
+    Take(Role),
+    /// Merged field by field.
+    Merge(Props),
+}
+
+/// One path's decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Of the content.
+    pub content: ContentDecision,
+    /// Of the properties.
+    pub props: PropsDecision,
+    /// Whether the planner chose between changes on both sides: then the result is a change of
+    /// its own, newer than both.
+    pub resolved: bool,
+}
+
+/// Versions and properties that a path has on both ends once a decision is carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agreed {
+    /// The properties.
+    pub props: Props,
+    /// The version of the content.
+    pub content_version: Version,
+    /// The version of the properties.
+    pub props_version: Version,
+}
+
+/// Who plans, and the planner's own counter for this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planner {
+    /// The initiator's replica.
+    pub replica: ReplicaId,
+    /// Its clock: above every counter it has ever put into a version.
+    pub counter: u64,
+}
+
+impl Decision {
+    /// Nothing to do but to join versions.
+    pub fn agree() -> Decision {
+        Decision { content: ContentDecision::Agree, props: PropsDecision::Agree, resolved: false }
+    }
+
+    /// One end's content and properties, whole.
+    pub fn take(role: Role) -> Decision {
+        Decision {
+            content: ContentDecision::Take(role),
+            props: PropsDecision::Take(role),
+            resolved: false,
+        }
+    }
+
+    /// The same decision, marked as a choice between two changes.
+    pub fn resolved(self) -> Decision {
+        Decision { resolved: true, ..self }
+    }
+
+    /// What both ends record, given both rows of the path. An end that did not state a row has
+    /// one that is included in the other's.
+    pub fn agreed(&self, initiator: &Row<Check>, responder: &Row<Check>, planner: Planner) -> Agreed {
+        let of = |role| match role {
+            Role::Initiator => initiator,
+            Role::Responder => responder,
+        };
+        let props = match (self.props, &self.content) {
+            (PropsDecision::Take(role), _) => of(role).props,
+            (PropsDecision::Merge(props), _) => props,
+            (PropsDecision::Agree, ContentDecision::Take(role)) => of(*role).props,
+            (PropsDecision::Agree, _) => initiator.props,
+        };
+        let mut content_version = initiator.content_version.join(&responder.content_version);
+        let mut props_version = initiator.props_version.join(&responder.props_version);
+        if self.resolved {
+            content_version = content_version.bump(planner.replica, planner.counter);
+            props_version = props_version.bump(planner.replica, planner.counter);
+        }
+        Agreed { props, content_version, props_version }
+    }
+
+    /// Whether files on either end are left exactly as they are and versions too.
+    pub fn is_postponed(&self) -> bool {
+        matches!(self.content, ContentDecision::Ignore | ContentDecision::Later)
+    }
+}
+
+const CONTENT: u8 = 0b0000_1111;
+const PROPS_SHIFT: u8 = 4;
+const PROPS: u8 = 0b0011_0000;
+const RESOLVED: u8 = 1 << 6;
+
+/// Appends a column: runs of equal codes, then what some codes need besides, in order.
+pub fn encode(decisions: &[Decision], out: &mut Vec<u8>) {
+    out.put_varint(decisions.len() as u64);
+    let codes: Vec<u8> = decisions.iter().map(code).collect();
+    for run in codes.chunk_by(|a, b| a == b) {
+        out.push(run[0]);
+        out.put_varint(run.len() as u64);
+    }
+    for decision in decisions {
+        match &decision.content {
+            ContentDecision::KeepBoth { clash, .. } => out.put_bytes(clash.as_bytes()),
+            ContentDecision::Arrive { source, .. } => out.put_varint(*source as u64),
+            _ => {}
+        }
+        if let PropsDecision::Merge(props) = decision.props {
+            out.put_varint(u64::from(props.mode));
+            out.put_signed(props.mtime.secs);
+            out.put_varint(u64::from(props.mtime.nanos));
+        }
+    }
+}
+
+fn code(decision: &Decision) -> u8 {
+    use Role::{Initiator, Responder};
+    let content = match decision.content {
+        ContentDecision::Agree => 0,
+        ContentDecision::Take(Initiator) => 1,
+        ContentDecision::Take(Responder) => 2,
+        ContentDecision::KeepBoth { winner: Initiator, .. } => 3,
+        ContentDecision::KeepBoth { winner: Responder, .. } => 4,
+        ContentDecision::MovedAway(Initiator) => 5,
+        ContentDecision::MovedAway(Responder) => 6,
+        ContentDecision::Arrive { from: Initiator, .. } => 7,
+        ContentDecision::Arrive { from: Responder, .. } => 8,
+        ContentDecision::Ignore => 9,
+        ContentDecision::Later => 10,
+    };
+    let props = match decision.props {
+        PropsDecision::Agree => 0,
+        PropsDecision::Take(Initiator) => 1,
+        PropsDecision::Take(Responder) => 2,
+        PropsDecision::Merge(_) => 3,
+    };
+    content | props << PROPS_SHIFT | if decision.resolved { RESOLVED } else { 0 }
+}
+
+/// Reads a column for exactly `paths` paths.
+pub fn decode(reader: &mut Reader<'_>, paths: usize) -> Result<Vec<Decision>, DecodeError> {
+    let count = reader.bounded("a count of decisions", paths as u64)? as usize;
+    if count != paths {
+        return Err(DecodeError::Invalid("the count of decisions"));
+    }
+    let mut codes = Vec::with_capacity(count);
+    while codes.len() < count {
+        let code = reader.u8("a decision")?;
+        let run = reader.bounded("a run of decisions", (count - codes.len()) as u64)? as usize;
+        if run == 0 {
+            return Err(DecodeError::Invalid("a run of decisions"));
+        }
+        codes.resize(codes.len() + run, code);
+    }
+    codes.into_iter().map(|code| decode_one(code, count, reader)).collect()
+}
+
+fn decode_one(code: u8, count: usize, reader: &mut Reader<'_>) -> Result<Decision, DecodeError> {
+    use Role::{Initiator, Responder};
+    let mut clash = || Ok::<_, DecodeError>(RelPath::new(reader.bytes("a clash name", 4096)?)?);
+    let content = match code & CONTENT {
+        0 => ContentDecision::Agree,
+        1 => ContentDecision::Take(Initiator),
+        2 => ContentDecision::Take(Responder),
+        3 => ContentDecision::KeepBoth { winner: Initiator, clash: clash()? },
+        4 => ContentDecision::KeepBoth { winner: Responder, clash: clash()? },
+        5 => ContentDecision::MovedAway(Initiator),
+        6 => ContentDecision::MovedAway(Responder),
+        n @ (7 | 8) => {
+            let source = reader.varint("an arrival's source")? as usize;
+            if source >= count {
+                return Err(DecodeError::Invalid("an arrival's source"));
+            }
+            ContentDecision::Arrive { from: if n == 7 { Initiator } else { Responder }, source }
+        }
+        9 => ContentDecision::Ignore,
+        10 => ContentDecision::Later,
+        _ => return Err(DecodeError::Invalid("a decision")),
+    };
+    let props = match (code & PROPS) >> PROPS_SHIFT {
+        0 => PropsDecision::Agree,
+        1 => PropsDecision::Take(Initiator),
+        2 => PropsDecision::Take(Responder),
+        _ => PropsDecision::Merge(Props {
+            mode: reader.bounded("a mode", u64::from(MODE_MASK))? as u16,
+            mtime: Time {
+                secs: reader.signed("a time")?,
+                nanos: reader.bounded("nanoseconds", 999_999_999)? as u32,
+            },
+        }),
+    };
+    if code & !(CONTENT | PROPS | RESOLVED) != 0 {
+        return Err(DecodeError::Invalid("a decision"));
+    }
+    Ok(Decision { content, props, resolved: code & RESOLVED != 0 })
+}

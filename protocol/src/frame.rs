@@ -1,0 +1,258 @@
+//! Frames on the line: varint length, type byte, payload. After its greeting each end's frames run
+//! through one zstd stream for the whole session (unless the greeting says otherwise), flushed
+//! where the other end has to act.
+
+use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer};
+
+use crate::codec::{Put, Reader};
+use crate::error::{DecodeError, ProtocolError};
+use crate::message::{Message, StreamCodec};
+
+/// The first bytes of each direction. The zero byte keeps apart a shell that prints a banner.
+pub const PREFACE: &[u8; 6] = b"\0psync";
+/// Longest payload of a frame, in bytes; checked before anything is allocated.
+pub const FRAME_MAX: usize = 1 << 20;
+/// Largest window of the zstd stream (8 MiB): what an end has to be ready to allocate.
+pub const WINDOW_LOG_MAX: u32 = 23;
+/// How many decompressed bytes are taken at a time.
+const STEP: usize = 64 << 10;
+
+/// Turns messages into the bytes of one direction.
+pub struct FrameEncoder {
+    stream: Option<Encoder<'static>>,
+    plain: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl FrameEncoder {
+    /// Starts a direction: the preface and the greeting, which is never compressed. `level` is the
+    /// zstd level of what follows.
+    pub fn start(greeting: &Message, codec: StreamCodec, level: i32) -> std::io::Result<FrameEncoder> {
+        let stream = match codec {
+            StreamCodec::Raw => None,
+            StreamCodec::Zstd => {
+                let mut stream = Encoder::new(level)?;
+                stream.set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX.min(window(level))))?;
+                Some(stream)
+            }
+        };
+        let mut encoder = FrameEncoder { stream, plain: Vec::new(), out: Vec::new() };
+        encoder.out.put_raw(PREFACE);
+        put_frame(greeting, &mut encoder.out);
+        Ok(encoder)
+    }
+
+    /// A direction that carries nothing but its greeting (an error instead of a welcome).
+    pub fn only(greeting: &Message) -> Vec<u8> {
+        let mut out = PREFACE.to_vec();
+        put_frame(greeting, &mut out);
+        out
+    }
+
+    /// Appends a message. Bytes may stay inside the compressor until [`FrameEncoder::flush`].
+    pub fn push(&mut self, message: &Message) -> std::io::Result<()> {
+        match &mut self.stream {
+            None => put_frame(message, &mut self.out),
+            Some(stream) => {
+                self.plain.clear();
+                put_frame(message, &mut self.plain);
+                let mut input = InBuffer::around(&self.plain);
+                while input.pos() < self.plain.len() {
+                    self.out.reserve(STEP);
+                    let mut output = OutBuffer::around_pos(&mut self.out, self.out.len());
+                    stream.run(&mut input, &mut output)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that all messages so far are in the bytes.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        if let Some(stream) = &mut self.stream {
+            loop {
+                self.out.reserve(STEP);
+                let mut output = OutBuffer::around_pos(&mut self.out, self.out.len());
+                if stream.flush(&mut output)? == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes are ready for the line.
+    pub fn ready(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Takes the bytes that are ready.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+}
+
+/// A window no larger than the level can make use of.
+fn window(level: i32) -> u32 {
+    match level {
+        ..=2 => 19,
+        3..=5 => 21,
+        6..=11 => 22,
+        12.. => 23,
+    }
+}
+
+fn put_frame(message: &Message, out: &mut Vec<u8>) {
+    let payload = message.encode();
+    debug_assert!(payload.len() <= FRAME_MAX, "{} is too long for a frame", message.name());
+    out.put_varint(payload.len() as u64);
+    out.push(message.type_byte());
+    out.put_raw(&payload);
+}
+
+/// Where a direction stands in its bytes.
+enum Stage {
+    Preface,
+    Greeting,
+    Raw,
+    Zstd(Box<Decoder<'static>>),
+}
+
+/// Turns the bytes of one direction into messages. Holds at most one frame, what was fed and one
+/// decompression step: the caller feeds when [`FrameDecoder::next`] has no more.
+pub struct FrameDecoder {
+    stage: Stage,
+    input: Vec<u8>,
+    taken: usize,
+    plain: Vec<u8>,
+    read: usize,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> FrameDecoder {
+        FrameDecoder::new()
+    }
+}
+
+impl FrameDecoder {
+    /// Before the first byte.
+    pub fn new() -> FrameDecoder {
+        FrameDecoder { stage: Stage::Preface, input: Vec::new(), taken: 0, plain: Vec::new(), read: 0 }
+    }
+
+    /// Takes bytes from the line.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.input.drain(..self.taken);
+        self.taken = 0;
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// The next whole message; none until more bytes are fed.
+    pub fn next(&mut self) -> Result<Option<Message>, ProtocolError> {
+        if let Stage::Preface = self.stage {
+            let length = self.input.len().min(PREFACE.len());
+            if self.input[..length] != PREFACE[..length] {
+                return Err(ProtocolError::NotPsync(crate::path::printable(self.start_of_input())));
+            }
+            if length < PREFACE.len() {
+                return Ok(None);
+            }
+            self.taken = PREFACE.len();
+            self.stage = Stage::Greeting;
+        }
+        loop {
+            if let Some(message) = self.frame()? {
+                return Ok(Some(message));
+            }
+            if !self.advance()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether every byte so far belongs to a whole message.
+    pub fn is_at_boundary(&self) -> bool {
+        self.read == self.plain.len() && self.taken == self.input.len()
+    }
+
+    /// What stands where the preface should: for the message to the user.
+    fn start_of_input(&self) -> &[u8] {
+        &self.input[..self.input.len().min(200)]
+    }
+
+    /// A whole frame from the plain bytes.
+    fn frame(&mut self) -> Result<Option<Message>, ProtocolError> {
+        let decode = |error| ProtocolError::Decode { message: "frame", error };
+        let plain = &self.plain[self.read..];
+        let mut reader = Reader::new(plain);
+        let length = match reader.varint("a frame's length") {
+            Ok(length) => length,
+            Err(DecodeError::Truncated(_)) => return Ok(None),
+            Err(error) => return Err(decode(error)),
+        };
+        if length > FRAME_MAX as u64 {
+            let what = "a frame's length";
+            let limit = FRAME_MAX as u64;
+            return Err(decode(DecodeError::TooLarge { what, value: length, limit }));
+        }
+        if (reader.remaining() as u64) < length + 1 {
+            return Ok(None);
+        }
+        let (kind, payload) = (|| Ok((reader.u8("a type")?, reader.raw(length as usize, "a payload")?)))()
+            .map_err(decode)?;
+        let message = Message::decode(kind, payload)?;
+        self.read = self.plain.len() - reader.remaining();
+        if let Stage::Greeting = self.stage {
+            self.after_greeting(&message)?;
+        }
+        Ok(Some(message))
+    }
+
+    /// The greeting says how the rest travels; what was read beyond it goes back.
+    fn after_greeting(&mut self, message: &Message) -> Result<(), ProtocolError> {
+        let codec = match message {
+            Message::Hello(hello) => hello.codec,
+            Message::Welcome(welcome) => welcome.codec,
+            _ => StreamCodec::Raw,
+        };
+        if codec == StreamCodec::Raw {
+            self.stage = Stage::Raw;
+            return Ok(());
+        }
+        let mut decoder = Decoder::new().map_err(damaged)?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(damaged)?;
+        self.stage = Stage::Zstd(Box::new(decoder));
+        let beyond = self.plain.split_off(self.read);
+        self.input.splice(..self.taken, beyond);
+        self.taken = 0;
+        self.plain.clear();
+        self.read = 0;
+        Ok(())
+    }
+
+    /// Moves some input to the plain bytes; false when there is none left to move.
+    fn advance(&mut self) -> Result<bool, ProtocolError> {
+        self.plain.drain(..self.read);
+        self.read = 0;
+        let rest = &self.input[self.taken..];
+        match &mut self.stage {
+            Stage::Preface | Stage::Greeting | Stage::Raw => {
+                self.plain.extend_from_slice(rest);
+                self.taken = self.input.len();
+                Ok(!rest.is_empty())
+            }
+            Stage::Zstd(decoder) => {
+                let start = self.plain.len();
+                self.plain.resize(start + STEP, 0);
+                let status = decoder.run_on_buffers(rest, &mut self.plain[start..]).map_err(damaged)?;
+                self.plain.truncate(start + status.bytes_written);
+                self.taken += status.bytes_read;
+                Ok(status.bytes_written > 0 || status.bytes_read > 0)
+            }
+        }
+    }
+}
+
+fn damaged(error: std::io::Error) -> ProtocolError {
+    ProtocolError::Decode { message: "frame", error: DecodeError::Stream(error.to_string()) }
+}

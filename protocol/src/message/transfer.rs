@@ -1,0 +1,315 @@
+//! The messages that carry out a plan: wants, contents, outcomes.
+
+use super::{TEXT_MAX, shortened};
+use crate::codec::{Put, Reader};
+use crate::decision::{self, Decision};
+use crate::error::DecodeError;
+use crate::path::PATH_MAX;
+
+/// Most bytes of a file that one `Coded` stands for.
+pub const CODED_RAW_MAX: u32 = 1 << 20;
+/// Most runs of old blocks in one `Coded`.
+const RUNS_MAX: usize = 1 << 16;
+/// Most failures named in one `Done`.
+const FAILURES_MAX: usize = 10_000_000;
+/// Most bytes of block hashes for one file.
+pub const SIGNATURE_MAX: u64 = 16 << 20;
+
+/// The initiator's plan. The paths are those of both ends' rows, sorted, each once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The planner's clock for versions of its own making.
+    pub counter: u64,
+    /// How many of the initiator's rows follow that it had not stated before.
+    pub extra_rows: u64,
+    /// The column of decisions, still encoded: how many there must be is known to the session.
+    pub decisions: Vec<u8>,
+}
+
+impl Plan {
+    /// From decisions in the order of the paths.
+    pub fn new(counter: u64, extra_rows: u64, decisions: &[Decision]) -> Plan {
+        let mut column = Vec::new();
+        decision::encode(decisions, &mut column);
+        Plan { counter, extra_rows, decisions: column }
+    }
+
+    /// The decisions; there must be one for each of `paths` paths.
+    pub fn decisions(&self, paths: usize) -> Result<Vec<Decision>, DecodeError> {
+        let mut reader = Reader::new(&self.decisions);
+        let decisions = decision::decode(&mut reader, paths)?;
+        reader.end("a plan")?;
+        Ok(decisions)
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.counter);
+        out.put_varint(self.extra_rows);
+        out.put_raw(&self.decisions);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Plan, DecodeError> {
+        let counter = r.varint("the planner's counter")?;
+        let extra_rows = r.varint("a count of rows")?;
+        Ok(Plan { counter, extra_rows, decisions: r.raw(r.remaining(), "decisions")?.to_vec() })
+    }
+}
+
+/// Asks for a content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The path's number in the plan.
+    pub index: u64,
+    /// As what.
+    pub kind: WantKind,
+}
+
+/// As what a content is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WantKind {
+    /// All of it.
+    Whole,
+    /// Against an old file, whose block hashes follow in `Signature` messages.
+    Delta(WantDelta),
+}
+
+/// The old file against which a content is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantDelta {
+    /// Its length in bytes.
+    pub old_len: u64,
+    /// Block length in bytes.
+    pub block_len: u32,
+    /// Bytes of each block's hash.
+    pub hash_len: u8,
+    /// Secret seed of the hash, fresh for each run.
+    pub seed: u64,
+    /// How many bytes of hashes follow.
+    pub signature_len: u64,
+}
+
+impl Want {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.index);
+        match &self.kind {
+            WantKind::Whole => out.push(0),
+            WantKind::Delta(delta) => {
+                out.push(1);
+                out.put_varint(delta.old_len);
+                out.put_varint(u64::from(delta.block_len));
+                out.push(delta.hash_len);
+                out.put_raw(&delta.seed.to_le_bytes());
+                out.put_varint(delta.signature_len);
+            }
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Want, DecodeError> {
+        let index = r.varint("a path's number")?;
+        let kind = match r.u8("a want's kind")? {
+            0 => WantKind::Whole,
+            1 => WantKind::Delta(WantDelta {
+                old_len: r.varint("an old file's length")?,
+                block_len: r.bounded("a block's length", u64::from(u32::MAX))? as u32,
+                hash_len: r.u8("a hash's length")?,
+                seed: u64::from_le_bytes(r.array("a seed")?),
+                signature_len: r.bounded("a signature's length", SIGNATURE_MAX)?,
+            }),
+            _ => return Err(DecodeError::Invalid("a want's kind")),
+        };
+        Ok(Want { index, kind })
+    }
+}
+
+/// A run of whole blocks of the old file. The last block may be shorter than the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRun {
+    /// The first block's number.
+    pub block: u64,
+    /// How many; never zero.
+    pub count: u64,
+}
+
+impl BlockRun {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.block);
+        out.put_varint(self.count);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<BlockRun, DecodeError> {
+        let block = r.varint("a block's number")?;
+        let count = r.varint("a count of blocks")?;
+        if count == 0 || block.checked_add(count).is_none() {
+            return Err(DecodeError::Invalid("a run of blocks"));
+        }
+        Ok(BlockRun { block, count })
+    }
+}
+
+/// New bytes as a zstd frame whose prefix is the named blocks of the old file, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coded {
+    /// How many bytes it stands for; at most [`CODED_RAW_MAX`].
+    pub raw_len: u32,
+    /// The prefix.
+    pub prefix: Vec<BlockRun>,
+    /// The frame.
+    pub data: Vec<u8>,
+}
+
+impl Coded {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(u64::from(self.raw_len));
+        out.put_varint(self.prefix.len() as u64);
+        let mut next = 0u64;
+        for run in &self.prefix {
+            out.put_signed(run.block.wrapping_sub(next) as i64);
+            out.put_varint(run.count);
+            next = run.block.wrapping_add(run.count);
+        }
+        out.put_raw(&self.data);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Coded, DecodeError> {
+        let raw_len = r.bounded("a coded length", u64::from(CODED_RAW_MAX))? as u32;
+        let runs = r.count("a count of runs", RUNS_MAX)?;
+        let mut prefix = Vec::with_capacity(runs);
+        let mut next = 0u64;
+        for _ in 0..runs {
+            let block = next.wrapping_add(r.signed("a block's number")? as u64);
+            let count = r.varint("a count of blocks")?;
+            next = block.checked_add(count).ok_or(DecodeError::Invalid("a run of blocks"))?;
+            if count == 0 {
+                return Err(DecodeError::Invalid("a run of blocks"));
+            }
+            prefix.push(BlockRun { block, count });
+        }
+        Ok(Coded { raw_len, prefix, data: r.raw(r.remaining(), "coded bytes")?.to_vec() })
+    }
+}
+
+/// Why a path could not be handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// It changed while the run was at work.
+    Changed,
+    /// The operating system refused.
+    System,
+    /// What arrived was not what was announced, however often it was sent.
+    Mismatch,
+}
+
+/// One path that could not be handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The path's number in the plan.
+    pub index: u64,
+    /// The kind of trouble.
+    pub kind: FailureKind,
+    /// For people.
+    pub text: String,
+}
+
+impl Failure {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.index);
+        out.push(match self.kind {
+            FailureKind::Changed => 0,
+            FailureKind::System => 1,
+            FailureKind::Mismatch => 2,
+        });
+        out.put_bytes(shortened(&self.text).as_bytes());
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Failure, DecodeError> {
+        Ok(Failure {
+            index: r.varint("a path's number")?,
+            kind: match r.u8("a failure's kind")? {
+                0 => FailureKind::Changed,
+                1 => FailureKind::System,
+                2 => FailureKind::Mismatch,
+                _ => return Err(DecodeError::Invalid("a failure's kind")),
+            },
+            text: r.text("a failure's text", TEXT_MAX)?,
+        })
+    }
+}
+
+/// An end's last word: everything that it could do is done and durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Its index's highest sequence number now.
+    pub sequence: u64,
+    /// What it could not do; these paths are pending on both ends.
+    pub failures: Vec<Failure>,
+}
+
+impl Done {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.sequence);
+        out.put_varint(self.failures.len() as u64);
+        self.failures.iter().for_each(|failure| failure.encode(out));
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Done, DecodeError> {
+        let sequence = r.varint("a sequence number")?;
+        let count = r.count("a count of failures", FAILURES_MAX)?;
+        let failures = (0..count).map(|_| Failure::decode(r)).collect::<Result<_, _>>()?;
+        Ok(Done { sequence, failures })
+    }
+}
+
+/// What kind of thing a person should hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProblemKind {
+    /// A device, socket or FIFO: not synced.
+    Special,
+    /// Could not be read.
+    Unreadable,
+    /// Changed while it was read.
+    Changed,
+    /// A line in a filter file that is no pattern.
+    Pattern,
+    /// Something to know that is no fault (a state database set aside, ...).
+    Note,
+}
+
+/// Something on the other end that a person should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The kind.
+    pub kind: ProblemKind,
+    /// The path relative to the root, empty for the root; only ever printed.
+    pub path: Vec<u8>,
+    /// For people.
+    pub text: String,
+}
+
+impl Problem {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self.kind {
+            ProblemKind::Special => 0,
+            ProblemKind::Unreadable => 1,
+            ProblemKind::Changed => 2,
+            ProblemKind::Pattern => 3,
+            ProblemKind::Note => 4,
+        });
+        out.put_bytes(&self.path);
+        out.put_bytes(shortened(&self.text).as_bytes());
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Problem, DecodeError> {
+        Ok(Problem {
+            kind: match r.u8("a problem's kind")? {
+                0 => ProblemKind::Special,
+                1 => ProblemKind::Unreadable,
+                2 => ProblemKind::Changed,
+                3 => ProblemKind::Pattern,
+                4 => ProblemKind::Note,
+                _ => return Err(DecodeError::Invalid("a problem's kind")),
+            },
+            path: r.bytes("a problem's path", PATH_MAX + 256)?.to_vec(),
+            text: r.text("a problem's text", TEXT_MAX)?,
+        })
+    }
+}
