@@ -101,7 +101,12 @@ impl Decision {
 
     /// What both ends record, given both rows of the path. An end that did not state a row has
     /// one that is included in the other's.
-    pub fn agreed(&self, initiator: &Row<Check>, responder: &Row<Check>, planner: Planner) -> Agreed {
+    pub fn agreed(
+        &self,
+        initiator: &Row<Check>,
+        responder: &Row<Check>,
+        planner: Planner,
+    ) -> Agreed {
         let of = |role| match role {
             Role::Initiator => initiator,
             Role::Responder => responder,

@@ -27,7 +27,11 @@ pub struct FrameEncoder {
 impl FrameEncoder {
     /// Starts a direction: the preface and the greeting, which is never compressed. `level` is the
     /// zstd level of what follows.
-    pub fn start(greeting: &Message, codec: StreamCodec, level: i32) -> std::io::Result<FrameEncoder> {
+    pub fn start(
+        greeting: &Message,
+        codec: StreamCodec,
+        level: i32,
+    ) -> std::io::Result<FrameEncoder> {
         let stream = match codec {
             StreamCodec::Raw => None,
             StreamCodec::Zstd => {
@@ -59,7 +63,8 @@ impl FrameEncoder {
                 let mut input = InBuffer::around(&self.plain);
                 while input.pos() < self.plain.len() {
                     self.out.reserve(STEP);
-                    let mut output = OutBuffer::around_pos(&mut self.out, self.out.len());
+                    let end = self.out.len();
+                    let mut output = OutBuffer::around_pos(&mut self.out, end);
                     stream.run(&mut input, &mut output)?;
                 }
             }
@@ -72,7 +77,8 @@ impl FrameEncoder {
         if let Some(stream) = &mut self.stream {
             loop {
                 self.out.reserve(STEP);
-                let mut output = OutBuffer::around_pos(&mut self.out, self.out.len());
+                let end = self.out.len();
+                let mut output = OutBuffer::around_pos(&mut self.out, end);
                 if stream.flush(&mut output)? == 0 {
                     break;
                 }
@@ -137,7 +143,13 @@ impl Default for FrameDecoder {
 impl FrameDecoder {
     /// Before the first byte.
     pub fn new() -> FrameDecoder {
-        FrameDecoder { stage: Stage::Preface, input: Vec::new(), taken: 0, plain: Vec::new(), read: 0 }
+        FrameDecoder {
+            stage: Stage::Preface,
+            input: Vec::new(),
+            taken: 0,
+            plain: Vec::new(),
+            read: 0,
+        }
     }
 
     /// Takes bytes from the line.
@@ -198,8 +210,9 @@ impl FrameDecoder {
         if (reader.remaining() as u64) < length + 1 {
             return Ok(None);
         }
-        let (kind, payload) = (|| Ok((reader.u8("a type")?, reader.raw(length as usize, "a payload")?)))()
-            .map_err(decode)?;
+        let (kind, payload) =
+            (|| Ok((reader.u8("a type")?, reader.raw(length as usize, "a payload")?)))()
+                .map_err(decode)?;
         let message = Message::decode(kind, payload)?;
         self.read = self.plain.len() - reader.remaining();
         if let Stage::Greeting = self.stage {
@@ -244,7 +257,8 @@ impl FrameDecoder {
             Stage::Zstd(decoder) => {
                 let start = self.plain.len();
                 self.plain.resize(start + STEP, 0);
-                let status = decoder.run_on_buffers(rest, &mut self.plain[start..]).map_err(damaged)?;
+                let status =
+                    decoder.run_on_buffers(rest, &mut self.plain[start..]).map_err(damaged)?;
                 self.plain.truncate(start + status.bytes_written);
                 self.taken += status.bytes_read;
                 Ok(status.bytes_written > 0 || status.bytes_read > 0)

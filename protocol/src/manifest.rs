@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use crate::codec::{Put, Reader};
-use crate::entry::{Check, CheckKey, Content, ContentHash, MODE_MASK, Props, Row, TARGET_MAX, Time};
+use crate::entry::{
+    Check, CheckKey, Content, ContentHash, MODE_MASK, Props, Row, TARGET_MAX, Time,
+};
 use crate::error::DecodeError;
 use crate::path::{PATH_MAX, RelPath};
 use crate::version::{ReplicaId, Version};
@@ -291,7 +293,11 @@ impl Columns {
         let versions = read_versions(reader)?;
         let mut pointer = |_| -> Result<usize, DecodeError> {
             let at = reader.varint("a version's number")? as usize;
-            if at >= versions.len() { Err(DecodeError::Invalid("a version's number")) } else { Ok(at) }
+            if at >= versions.len() {
+                Err(DecodeError::Invalid("a version's number"))
+            } else {
+                Ok(at)
+            }
         };
         let content_version = (0..count).map(&mut pointer).collect::<Result<_, _>>()?;
         let props_version = (0..count).map(&mut pointer).collect::<Result<_, _>>()?;
@@ -368,7 +374,12 @@ impl Columns {
     }
 
     /// The row at `at`; called once for each, in order. Only a file's check is still unread.
-    fn row(&mut self, at: usize, reader: &mut Reader<'_>, key: &CheckKey) -> Result<Row<Check>, DecodeError> {
+    fn row(
+        &mut self,
+        at: usize,
+        reader: &mut Reader<'_>,
+        key: &CheckKey,
+    ) -> Result<Row<Check>, DecodeError> {
         let missing = || DecodeError::Invalid("a row's columns");
         let flags = self.flags[at];
         let mut props = Props::default();
@@ -440,7 +451,9 @@ pub(crate) fn read_version(
 }
 
 fn read_paths(reader: &mut Reader<'_>, count: usize) -> Result<Vec<RelPath>, DecodeError> {
-    let mut column = |what| (0..count).map(|_| reader.bounded(what, PATH_MAX as u64)).collect::<Result<Vec<u64>, _>>();
+    let mut column = |what| {
+        (0..count).map(|_| reader.bounded(what, PATH_MAX as u64)).collect::<Result<Vec<u64>, _>>()
+    };
     let shared = column("a shared prefix")?;
     let lengths = column("a path's length")?;
     let mut path = Vec::new();

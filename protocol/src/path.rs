@@ -189,12 +189,16 @@ mod tests {
         }
         assert_eq!(RelPath::new(&[b'a'; 256]), Err(PathError::NameTooLong));
         assert_eq!(RelPath::new(&b"a/".repeat(300)[..599]), Err(PathError::TooDeep));
-        assert_eq!(RelPath::new(&[b"a/".repeat(2048), vec![b'a']].concat()), Err(PathError::TooLong));
+        assert_eq!(
+            RelPath::new(&[b"a/".repeat(2048), vec![b'a']].concat()),
+            Err(PathError::TooLong)
+        );
     }
 
     #[test]
     fn names_are_bytes_and_only_the_top_state_directory_is_reserved() {
-        for bytes in [b"-rf".as_slice(), b"a\nb", b"\xff\xfe", b"a/.psync", b".psyncignore", b"..."] {
+        for bytes in [b"-rf".as_slice(), b"a\nb", b"\xff\xfe", b"a/.psync", b".psyncignore", b"..."]
+        {
             assert!(RelPath::new(bytes).is_ok(), "{}", printable(bytes));
         }
     }

@@ -170,8 +170,7 @@ impl Message {
             let error = DecodeError::Invalid("the type of a message");
             return Err(ProtocolError::Decode { message: "unknown", error });
         };
-        decode_payload(type_byte, payload)
-            .map_err(|error| ProtocolError::Decode { message, error })
+        decode_payload(type_byte, payload).map_err(|error| ProtocolError::Decode { message, error })
     }
 }
 

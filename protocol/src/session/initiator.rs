@@ -1,0 +1,255 @@
+//! The initiator's states, up to the plan.
+
+use super::{Agreement, Paths, Rows, Talking, refuse};
+use crate::decision::{Decision, Planner};
+use crate::entry::{Check, CheckKey, Row};
+use crate::error::ProtocolError;
+use crate::manifest;
+use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Verdict, Welcome};
+use crate::{Role, VERSION_MAX, VERSION_MIN};
+
+/// Before the first byte.
+#[derive(Debug)]
+pub struct Opening {
+    key: CheckKey,
+    replica: crate::ReplicaId,
+}
+
+/// The greeting is out; the statement has to follow.
+#[derive(Debug)]
+pub struct Stating {
+    key: CheckKey,
+    replica: crate::ReplicaId,
+}
+
+impl Opening {
+    /// For the end that greets with this `hello`.
+    pub fn new(hello: &Hello) -> Opening {
+        Opening { key: CheckKey::new(hello.replica, &hello.nonce), replica: hello.replica }
+    }
+
+    /// The greeting is sent.
+    pub fn greeted(self) -> Stating {
+        Stating { key: self.key, replica: self.replica }
+    }
+}
+
+impl Stating {
+    /// The key under which this end states its rows.
+    pub fn key(&self) -> &CheckKey {
+        &self.key
+    }
+
+    /// States rows (sorted by path) and gives the turn to the responder.
+    pub fn state(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let mut messages = stated(statement, &rows);
+        messages.push(Message::End);
+        let next = AwaitingAnswer {
+            key: self.key,
+            replica: self.replica,
+            rows,
+            welcome: None,
+            statement: None,
+            marks: None,
+            theirs: None,
+        };
+        (messages, next)
+    }
+}
+
+fn stated(statement: Statement, rows: &[Row<Check>]) -> Vec<Message> {
+    let batches = manifest::encode(rows).into_iter().map(Message::Rows);
+    std::iter::once(Message::Statement(statement)).chain(batches).collect()
+}
+
+/// The statement is out; the responder's answer comes.
+#[derive(Debug)]
+pub struct AwaitingAnswer {
+    key: CheckKey,
+    replica: crate::ReplicaId,
+    rows: Vec<Row<Check>>,
+    welcome: Option<Welcome>,
+    statement: Option<Statement>,
+    marks: Option<Vec<Mark>>,
+    theirs: Option<Rows>,
+}
+
+/// What a message of the answer led to.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once a message, and few messages make an answer"
+)]
+pub enum AnswerStep {
+    /// More is to come.
+    More(AwaitingAnswer),
+    /// A person should hear of this; more is to come.
+    Problem(AwaitingAnswer, Problem),
+    /// The answer is complete.
+    Turn(Deciding),
+}
+
+/// The responder's whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who answers.
+    pub welcome: Welcome,
+    /// What its rows cover.
+    pub statement: Statement,
+    /// How its rows stand to ours; empty if it has to be told more first.
+    pub marks: Vec<Mark>,
+    /// Its rows.
+    pub rows: Vec<Row<Check>>,
+    /// What this end stated.
+    pub ours: Vec<Row<Check>>,
+}
+
+impl AwaitingAnswer {
+    /// Takes the next message.
+    pub fn receive(mut self, message: Message) -> Result<AnswerStep, ProtocolError> {
+        match (message, &self.welcome, &self.statement) {
+            (Message::Ping, ..) => {}
+            (Message::Welcome(welcome), None, _) => {
+                if !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
+                    return Err(ProtocolError::Incompatible {
+                        ours_min: VERSION_MIN,
+                        ours_max: VERSION_MAX,
+                        theirs_min: welcome.version,
+                        theirs_max: welcome.version,
+                    });
+                }
+                self.welcome = Some(welcome);
+            }
+            (Message::Problem(problem), Some(_), None) => {
+                return Ok(AnswerStep::Problem(self, problem));
+            }
+            (Message::Statement(statement), Some(welcome), None) => {
+                self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
+                self.statement = Some(statement);
+            }
+            (Message::Marks(marks), _, Some(_)) if self.marks.is_none() => {
+                if marks.len() != self.rows.len() {
+                    return Err(ProtocolError::Contradiction("there is not one mark for each row"));
+                }
+                self.marks = Some(marks);
+            }
+            (Message::Rows(payload), ..) if self.theirs.is_some() => {
+                if let Some(theirs) = &mut self.theirs {
+                    theirs.take(&payload)?;
+                }
+            }
+            (Message::End, ..) if self.theirs.is_some() => {
+                return self.complete().map(AnswerStep::Turn);
+            }
+            (other, ..) => {
+                return Err(refuse(
+                    other,
+                    "waiting for the answer",
+                    "Welcome, Problem, Statement, Marks, Rows, End in this order",
+                ));
+            }
+        }
+        Ok(AnswerStep::More(self))
+    }
+
+    fn complete(self) -> Result<Deciding, ProtocolError> {
+        let incomplete = ProtocolError::Contradiction("an answer is incomplete");
+        let (Some(welcome), Some(statement), Some(theirs)) =
+            (self.welcome, self.statement, self.theirs)
+        else {
+            return Err(incomplete);
+        };
+        let marks = match (self.marks, welcome.verdict) {
+            (Some(marks), _) => marks,
+            (None, Verdict::Proceed) if !self.rows.is_empty() => return Err(incomplete),
+            (None, _) => Vec::new(),
+        };
+        let rows = theirs.finish()?;
+        let answer = Answer { welcome, statement, marks, rows, ours: self.rows };
+        Ok(Deciding { key: self.key, replica: self.replica, answer })
+    }
+}
+
+/// The answer is there: state more, plan, or leave.
+#[derive(Debug)]
+pub struct Deciding {
+    key: CheckKey,
+    replica: crate::ReplicaId,
+    /// The responder's answer.
+    pub answer: Answer,
+}
+
+impl Deciding {
+    /// The key under which this end states its rows.
+    pub fn key(&self) -> &CheckKey {
+        &self.key
+    }
+
+    /// The key under which the responder states its rows.
+    pub fn their_key(&self) -> CheckKey {
+        CheckKey::new(self.answer.welcome.replica, &self.answer.welcome.nonce)
+    }
+
+    /// States rows anew, as the responder asked, and waits for another answer.
+    pub fn restate(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let mut messages = stated(statement, &rows);
+        messages.push(Message::End);
+        let next = AwaitingAnswer {
+            key: self.key,
+            replica: self.replica,
+            rows,
+            welcome: Some(self.answer.welcome),
+            statement: None,
+            marks: None,
+            theirs: None,
+        };
+        (messages, next)
+    }
+
+    /// States rows anew and plans at once, without waiting: right where the responder has nothing
+    /// at all, so that its answer is known. The messages go out before the plan's.
+    pub fn restate_to_nobody(
+        mut self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+    ) -> (Vec<Message>, Deciding) {
+        let messages = stated(statement, &rows);
+        self.answer.marks = vec![Mark::Behind; rows.len()];
+        self.answer.rows = Vec::new();
+        self.answer.ours = rows;
+        (messages, self)
+    }
+
+    /// The paths that a plan has to decide about.
+    pub fn paths(&mut self) -> Paths {
+        let ours = std::mem::take(&mut self.answer.ours);
+        let theirs = std::mem::take(&mut self.answer.rows);
+        Paths::join(ours, theirs)
+    }
+
+    /// Sends the plan; `extra` are rows at paths of the plan that this end had not stated and the
+    /// decisions need. This end goes on talking.
+    pub fn plan(
+        self,
+        mut paths: Paths,
+        decisions: Vec<Decision>,
+        counter: u64,
+        extra: Vec<Row<Check>>,
+    ) -> Result<(Vec<Message>, Agreement, Talking), ProtocolError> {
+        let plan = Plan::new(counter, extra.len() as u64, &decisions);
+        let mut messages = vec![Message::Plan(plan)];
+        messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));
+        paths.add_extra(extra)?;
+        let talking = Talking::first(Role::Initiator, paths.len());
+        let planner = Planner { replica: self.replica, counter };
+        Ok((messages, Agreement { paths, decisions, planner }, talking))
+    }
+}

@@ -1,0 +1,175 @@
+//! Which message may come when. One type for each state; receiving or sending consumes the state
+//! and gives the next, so a message in the wrong state cannot be accepted.
+//!
+//! The ends take turns: everything that an end sends until `End` is one *flight*.
+//!
+//! ```text
+//! initiator                                   responder
+//! Opening
+//!   Hello Statement Rows* End  ------------>  AwaitingHello, AwaitingStatement
+//! AwaitingAnswer                              Answering
+//!   <----  Welcome Problem* Statement (Marks Rows*)? End
+//! Deciding                                    AwaitingPlan
+//!   (Statement Rows* End  ----------------->  ... and back to Answering, once)
+//!   (Statement Rows*)? Plan Rows* ...  ---->
+//! Talking <-> Listening                       Listening <-> Talking
+//!   contents, wants, Done, End  <---------->  contents, wants, Done, End
+//! ```
+//!
+//! Where nothing is to be done the initiator closes the line instead of sending a plan.
+
+mod exchange;
+mod initiator;
+mod responder;
+
+pub use exchange::{Event, Heard, Listening, Next, Talking};
+pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Opening, Stating};
+pub use responder::{
+    Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
+    StatementStep, common_version,
+};
+
+use crate::decision::Decision;
+use crate::entry::{Check, CheckKey, Row};
+use crate::error::{DecodeError, ProtocolError};
+use crate::manifest::ManifestReader;
+use crate::message::Message;
+
+/// The paths that a plan is about, in order: each path of either manifest once, with the rows
+/// that were stated for it.
+#[derive(Debug, Clone, Default)]
+pub struct Paths(Vec<Stand>);
+
+/// What was stated for one path. At least one of the two is there.
+#[derive(Debug, Clone)]
+pub struct Stand {
+    /// The initiator's row.
+    pub initiator: Option<Row<Check>>,
+    /// The responder's row.
+    pub responder: Option<Row<Check>>,
+}
+
+impl Stand {
+    /// Where.
+    pub fn path(&self) -> &crate::RelPath {
+        let row = self.initiator.as_ref().or(self.responder.as_ref());
+        &row.expect("a stand has at least one row").path
+    }
+
+    /// The row stated by one end.
+    pub fn of(&self, role: crate::Role) -> Option<&Row<Check>> {
+        match role {
+            crate::Role::Initiator => self.initiator.as_ref(),
+            crate::Role::Responder => self.responder.as_ref(),
+        }
+    }
+}
+
+impl Paths {
+    /// Joins two manifests, both sorted by path.
+    pub fn join(initiator: Vec<Row<Check>>, responder: Vec<Row<Check>>) -> Paths {
+        let mut stands = Vec::with_capacity(initiator.len().max(responder.len()));
+        let mut left = initiator.into_iter().peekable();
+        let mut right = responder.into_iter().peekable();
+        loop {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => break,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(a), Some(b)) => a.path.cmp(&b.path),
+            };
+            stands.push(Stand {
+                initiator: if order.is_le() { left.next() } else { None },
+                responder: if order.is_ge() { right.next() } else { None },
+            });
+        }
+        Paths(stands)
+    }
+
+    /// How many paths.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing was stated at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The path with this number.
+    pub fn get(&self, index: usize) -> Option<&Stand> {
+        self.0.get(index)
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Stand> {
+        self.0.iter()
+    }
+
+    /// Adds rows that the initiator had not stated before; each must be at a path of the plan
+    /// for which it had stated none.
+    pub fn add_extra(&mut self, rows: Vec<Row<Check>>) -> Result<(), ProtocolError> {
+        for row in rows {
+            let at = self.0.binary_search_by(|stand| stand.path().cmp(&row.path));
+            match at {
+                Ok(at) if self.0[at].initiator.is_none() => self.0[at].initiator = Some(row),
+                _ => return Err(ProtocolError::Contradiction("an extra row is not of the plan")),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::ops::Index<usize> for Paths {
+    type Output = Stand;
+    fn index(&self, index: usize) -> &Stand {
+        &self.0[index]
+    }
+}
+
+/// A plan as both ends know it.
+#[derive(Debug, Clone)]
+pub struct Agreement {
+    /// The paths.
+    pub paths: Paths,
+    /// A decision for each.
+    pub decisions: Vec<Decision>,
+    /// Who planned, and its clock.
+    pub planner: crate::decision::Planner,
+}
+
+/// Collects one manifest.
+#[derive(Debug)]
+pub(crate) struct Rows(ManifestReader);
+
+impl Rows {
+    pub(crate) fn new(key: CheckKey) -> Rows {
+        Rows(ManifestReader::new(key))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn take(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        self.0.batch(payload).map_err(broken("Rows"))
+    }
+
+    pub(crate) fn finish(self) -> Result<Vec<Row<Check>>, ProtocolError> {
+        self.0.finish().map_err(broken("Rows"))
+    }
+}
+
+fn broken(message: &'static str) -> impl Fn(DecodeError) -> ProtocolError {
+    move |error| ProtocolError::Decode { message, error }
+}
+
+/// The answer to a message that may not come now; the peer's own error is passed on as such.
+fn refuse(message: Message, state: &'static str, allowed: &'static str) -> ProtocolError {
+    match message {
+        Message::Error { code, text } => {
+            ProtocolError::Peer { code, text: crate::path::printable(text.as_bytes()) }
+        }
+        other => ProtocolError::Unexpected { got: other.name(), state, allowed },
+    }
+}

@@ -1,0 +1,243 @@
+//! The responder's states, up to the plan.
+
+use super::{Agreement, Listening, Paths, Rows, broken, refuse};
+use crate::decision::Planner;
+use crate::entry::{Check, CheckKey, Row};
+use crate::error::ProtocolError;
+use crate::manifest;
+use crate::message::{Coverage, Hello, Mark, Message, Plan, Problem, Statement, Welcome};
+use crate::{Role, VERSION_MAX, VERSION_MIN};
+
+/// Before the first message.
+#[derive(Debug, Default)]
+pub struct AwaitingHello;
+
+impl AwaitingHello {
+    /// Takes the greeting. Any version range that meets ours will do.
+    pub fn receive(self, message: Message) -> Result<(Hello, AwaitingStatement), ProtocolError> {
+        let Message::Hello(hello) = message else {
+            return Err(refuse(message, "waiting for a greeting", "Hello"));
+        };
+        if hello.version_min > VERSION_MAX || hello.version_max < VERSION_MIN {
+            return Err(ProtocolError::Incompatible {
+                ours_min: VERSION_MIN,
+                ours_max: VERSION_MAX,
+                theirs_min: hello.version_min,
+                theirs_max: hello.version_max,
+            });
+        }
+        let key = CheckKey::new(hello.replica, &hello.nonce);
+        let common = Common { replica: hello.replica, key };
+        Ok((hello, AwaitingStatement { common, greeted: false, statement: None }))
+    }
+}
+
+/// The newest version that both know. The ranges must meet.
+pub fn common_version(hello: &Hello) -> u64 {
+    hello.version_max.min(VERSION_MAX)
+}
+
+#[derive(Debug, Clone)]
+struct Common {
+    replica: crate::ReplicaId,
+    key: CheckKey,
+}
+
+/// The initiator states its rows.
+#[derive(Debug)]
+pub struct AwaitingStatement {
+    common: Common,
+    greeted: bool,
+    statement: Option<(Statement, Rows)>,
+}
+
+/// What a message of the statement led to.
+#[derive(Debug)]
+pub enum StatementStep {
+    /// More is to come.
+    More(AwaitingStatement),
+    /// The statement is complete.
+    Turn(Stated, Answering),
+}
+
+/// A complete statement.
+#[derive(Debug)]
+pub struct Stated {
+    /// What the rows cover.
+    pub statement: Statement,
+    /// The rows.
+    pub rows: Vec<Row<Check>>,
+}
+
+impl AwaitingStatement {
+    /// The key under which the initiator states its rows.
+    pub fn their_key(&self) -> &CheckKey {
+        &self.common.key
+    }
+
+    /// Takes the next message.
+    pub fn receive(mut self, message: Message) -> Result<StatementStep, ProtocolError> {
+        match (message, self.statement.take()) {
+            (Message::Ping, statement) => self.statement = statement,
+            (Message::Statement(statement), None) => {
+                self.statement = Some((statement, Rows::new(self.common.key.clone())));
+            }
+            (Message::Rows(payload), Some((statement, mut rows)))
+                if !matches!(statement.coverage, Coverage::Digest(_)) =>
+            {
+                rows.take(&payload)?;
+                self.statement = Some((statement, rows));
+            }
+            (Message::End, Some((statement, rows))) => {
+                let stated = Stated { statement, rows: rows.finish()? };
+                let answering = Answering { common: self.common, greeted: self.greeted };
+                return Ok(StatementStep::Turn(stated, answering));
+            }
+            (other, _) => {
+                return Err(refuse(
+                    other,
+                    "waiting for a statement",
+                    "Statement, Rows, End in this order",
+                ));
+            }
+        }
+        Ok(StatementStep::More(self))
+    }
+}
+
+/// The statement is complete: this end answers.
+#[derive(Debug)]
+pub struct Answering {
+    common: Common,
+    greeted: bool,
+}
+
+impl Answering {
+    /// Whether the greeting has been sent in an earlier answer.
+    pub fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// The first half of an answer: problems found by the scan, then what this end states. `rows`
+    /// are the initiator's, kept for the plan.
+    pub fn answer(
+        self,
+        stated: Vec<Row<Check>>,
+        problems: Vec<Problem>,
+        statement: Statement,
+        marks: Vec<Mark>,
+        rows: Vec<Row<Check>>,
+    ) -> (Vec<Message>, AwaitingPlan) {
+        let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
+        messages.push(Message::Statement(statement));
+        if !stated.is_empty() && !marks.is_empty() {
+            messages.push(Message::Marks(marks));
+        }
+        messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
+        messages.push(Message::End);
+        (
+            messages,
+            AwaitingPlan {
+                common: self.common,
+                theirs: stated,
+                ours: rows,
+                restated: None,
+                plan: None,
+            },
+        )
+    }
+
+    /// The first message of the first answer.
+    pub fn welcome(&mut self, welcome: Welcome) -> Message {
+        self.greeted = true;
+        Message::Welcome(welcome)
+    }
+}
+
+/// The answer is out: the initiator plans, states its rows anew, or leaves.
+#[derive(Debug)]
+pub struct AwaitingPlan {
+    common: Common,
+    theirs: Vec<Row<Check>>,
+    ours: Vec<Row<Check>>,
+    restated: Option<(Statement, Rows)>,
+    plan: Option<(Plan, Rows)>,
+}
+
+/// What a message led to.
+#[derive(Debug)]
+pub enum PlanStep {
+    /// More is to come.
+    More(AwaitingPlan),
+    /// The initiator stated its rows anew and waits for an answer.
+    Restated(Stated, Answering),
+    /// The plan is complete. The message that completed it belongs to the exchange and has to be
+    /// given to [`Planned::listening`].
+    Planned(Planned, Message),
+}
+
+/// A complete plan.
+#[derive(Debug)]
+pub struct Planned {
+    /// What both ends know now.
+    pub agreement: Agreement,
+    /// The statement that came right before the plan, if one did.
+    pub restated: Option<Statement>,
+    /// The initiator goes on talking.
+    pub listening: Listening,
+}
+
+impl AwaitingPlan {
+    /// Takes the next message.
+    pub fn receive(mut self, message: Message) -> Result<PlanStep, ProtocolError> {
+        match (message, &mut self.restated, &mut self.plan) {
+            (Message::Ping, ..) => {}
+            (Message::Statement(statement), None, None) => {
+                self.restated = Some((statement, Rows::new(self.common.key.clone())));
+            }
+            (Message::Rows(payload), Some((_, rows)), None) => rows.take(&payload)?,
+            (Message::End, Some(_), None) => {
+                let (statement, rows) = self.restated.take().expect("matched just now");
+                let stated = Stated { statement, rows: rows.finish()? };
+                return Ok(PlanStep::Restated(
+                    stated,
+                    Answering { common: self.common, greeted: true },
+                ));
+            }
+            (Message::Plan(plan), _, None) => {
+                self.plan = Some((plan, Rows::new(self.common.key.clone())));
+            }
+            (Message::Rows(payload), _, Some((plan, rows)))
+                if (rows.len() as u64) < plan.extra_rows =>
+            {
+                rows.take(&payload)?;
+            }
+            (message, _, Some((plan, rows))) if rows.len() as u64 == plan.extra_rows => {
+                return Ok(PlanStep::Planned(self.complete()?, message));
+            }
+            (other, ..) => {
+                return Err(refuse(
+                    other,
+                    "waiting for a plan",
+                    "Statement, Plan, and the Rows of either",
+                ));
+            }
+        }
+        Ok(PlanStep::More(self))
+    }
+
+    fn complete(self) -> Result<Planned, ProtocolError> {
+        let (plan, extra) = self.plan.ok_or(ProtocolError::Contradiction("there is no plan"))?;
+        let (restated, theirs) = match self.restated {
+            // A statement right before the plan replaces the first; this end had nothing to say.
+            Some((statement, rows)) => (Some(statement), rows.finish()?),
+            None => (None, self.theirs),
+        };
+        let mut paths = Paths::join(theirs, self.ours);
+        let decisions = plan.decisions(paths.len()).map_err(broken("Plan"))?;
+        paths.add_extra(extra.finish()?)?;
+        let planner = Planner { replica: self.common.replica, counter: plan.counter };
+        let listening = Listening::first(Role::Responder, paths.len());
+        Ok(Planned { agreement: Agreement { paths, decisions, planner }, restated, listening })
+    }
+}
