@@ -125,7 +125,7 @@ enum Stage {
 }
 
 /// Turns the bytes of one direction into messages. Holds at most one frame, what was fed and one
-/// decompression step: the caller feeds when [`FrameDecoder::next`] has no more.
+/// decompression step: the caller feeds when [`FrameDecoder::message`] has no more.
 pub struct FrameDecoder {
     stage: Stage,
     input: Vec<u8>,
@@ -160,7 +160,7 @@ impl FrameDecoder {
     }
 
     /// The next whole message; none until more bytes are fed.
-    pub fn next(&mut self) -> Result<Option<Message>, ProtocolError> {
+    pub fn message(&mut self) -> Result<Option<Message>, ProtocolError> {
         if let Stage::Preface = self.stage {
             let length = self.input.len().min(PREFACE.len());
             if self.input[..length] != PREFACE[..length] {

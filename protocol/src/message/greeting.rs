@@ -195,10 +195,11 @@ impl Filter {
 /// What the responder makes of the initiator's statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The two know each other; the answer to the changes follows.
-    Proceed,
-    /// The digests of both trees are equal: nothing needs to be stated but versions.
-    EqualTrees,
+    /// The rows are enough to plan on; the answer to them follows.
+    Proceed {
+        /// Whether the two have no history in common: then no deletion may come of it.
+        first_contact: bool,
+    },
     /// Rows must be stated again from this sequence number on (0: all of them).
     Restate {
         /// Rows above this number are needed.
@@ -236,8 +237,7 @@ impl Welcome {
         out.put_raw(&self.index.0);
         out.put_raw(&self.nonce);
         match self.verdict {
-            Verdict::Proceed => out.push(0),
-            Verdict::EqualTrees => out.push(1),
+            Verdict::Proceed { first_contact } => out.push(u8::from(first_contact)),
             Verdict::Restate { since, first_contact } => {
                 out.push(if first_contact { 3 } else { 2 });
                 out.put_varint(since);
@@ -254,8 +254,7 @@ impl Welcome {
             index: IndexId(r.array("an index id")?),
             nonce: r.array("a nonce")?,
             verdict: match r.u8("a verdict")? {
-                0 => Verdict::Proceed,
-                1 => Verdict::EqualTrees,
+                n @ (0 | 1) => Verdict::Proceed { first_contact: n == 1 },
                 n @ (2 | 3) => Verdict::Restate {
                     since: r.varint("a sequence number")?,
                     first_contact: n == 3,
@@ -276,8 +275,6 @@ pub enum Coverage {
     },
     /// Every row; no rows at all where the tree has never held anything.
     Everything,
-    /// No rows: a digest of the whole tree.
-    Digest([u8; 16]),
 }
 
 /// Introduces an end's rows.
@@ -304,10 +301,6 @@ impl Statement {
                 out.put_varint(since);
             }
             Coverage::Everything => out.push(1),
-            Coverage::Digest(digest) => {
-                out.push(2);
-                out.put_raw(&digest);
-            }
         }
     }
 
@@ -319,7 +312,6 @@ impl Statement {
             coverage: match r.u8("a coverage")? {
                 0 => Coverage::Changes { since: r.varint("a sequence number")? },
                 1 => Coverage::Everything,
-                2 => Coverage::Digest(r.array("a tree's digest")?),
                 _ => return Err(DecodeError::Invalid("a coverage")),
             },
         })

@@ -6,8 +6,8 @@ mod transfer;
 
 pub use greeting::{Coverage, Filter, Flow, Hello, Statement, StreamCodec, Verdict, Welcome};
 pub use transfer::{
-    BlockRun, Coded, Done, Failure, FailureKind, Plan, Problem, ProblemKind, Want, WantDelta,
-    WantKind,
+    BlockRun, CODED_RAW_MAX, Coded, Done, Failure, FailureKind, Plan, Problem, ProblemKind,
+    SIGNATURE_MAX, Want, WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};

@@ -80,10 +80,6 @@ pub struct AwaitingAnswer {
 
 /// What a message of the answer led to.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once a message, and few messages make an answer"
-)]
 pub enum AnswerStep {
     /// More is to come.
     More(AwaitingAnswer),
@@ -165,7 +161,7 @@ impl AwaitingAnswer {
         };
         let marks = match (self.marks, welcome.verdict) {
             (Some(marks), _) => marks,
-            (None, Verdict::Proceed) if !self.rows.is_empty() => return Err(incomplete),
+            (None, Verdict::Proceed { .. }) if !self.rows.is_empty() => return Err(incomplete),
             (None, _) => Vec::new(),
         };
         let rows = theirs.finish()?;
@@ -212,20 +208,6 @@ impl Deciding {
             theirs: None,
         };
         (messages, next)
-    }
-
-    /// States rows anew and plans at once, without waiting: right where the responder has nothing
-    /// at all, so that its answer is known. The messages go out before the plan's.
-    pub fn restate_to_nobody(
-        mut self,
-        statement: Statement,
-        rows: Vec<Row<Check>>,
-    ) -> (Vec<Message>, Deciding) {
-        let messages = stated(statement, &rows);
-        self.answer.marks = vec![Mark::Behind; rows.len()];
-        self.answer.rows = Vec::new();
-        self.answer.ours = rows;
-        (messages, self)
     }
 
     /// The paths that a plan has to decide about.

@@ -10,8 +10,8 @@
 //! AwaitingAnswer                              Answering
 //!   <----  Welcome Problem* Statement (Marks Rows*)? End
 //! Deciding                                    AwaitingPlan
-//!   (Statement Rows* End  ----------------->  ... and back to Answering, once)
-//!   (Statement Rows*)? Plan Rows* ...  ---->
+//!   Statement Rows* End  ------------------>  ... and back to Answering
+//!   or Plan Rows* ...  -------------------->
 //! Talking <-> Listening                       Listening <-> Talking
 //!   contents, wants, Done, End  <---------->  contents, wants, Done, End
 //! ```

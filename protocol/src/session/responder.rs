@@ -5,7 +5,7 @@ use crate::decision::Planner;
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Coverage, Hello, Mark, Message, Plan, Problem, Statement, Welcome};
+use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Welcome};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first message.
@@ -82,9 +82,7 @@ impl AwaitingStatement {
             (Message::Statement(statement), None) => {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
-            (Message::Rows(payload), Some((statement, mut rows)))
-                if !matches!(statement.coverage, Coverage::Digest(_)) =>
-            {
+            (Message::Rows(payload), Some((statement, mut rows))) => {
                 rows.take(&payload)?;
                 self.statement = Some((statement, rows));
             }
@@ -181,8 +179,6 @@ pub enum PlanStep {
 pub struct Planned {
     /// What both ends know now.
     pub agreement: Agreement,
-    /// The statement that came right before the plan, if one did.
-    pub restated: Option<Statement>,
     /// The initiator goes on talking.
     pub listening: Listening,
 }
@@ -204,7 +200,7 @@ impl AwaitingPlan {
                     Answering { common: self.common, greeted: true },
                 ));
             }
-            (Message::Plan(plan), _, None) => {
+            (Message::Plan(plan), None, None) => {
                 self.plan = Some((plan, Rows::new(self.common.key.clone())));
             }
             (Message::Rows(payload), _, Some((plan, rows)))
@@ -228,16 +224,11 @@ impl AwaitingPlan {
 
     fn complete(self) -> Result<Planned, ProtocolError> {
         let (plan, extra) = self.plan.ok_or(ProtocolError::Contradiction("there is no plan"))?;
-        let (restated, theirs) = match self.restated {
-            // A statement right before the plan replaces the first; this end had nothing to say.
-            Some((statement, rows)) => (Some(statement), rows.finish()?),
-            None => (None, self.theirs),
-        };
-        let mut paths = Paths::join(theirs, self.ours);
+        let mut paths = Paths::join(self.theirs, self.ours);
         let decisions = plan.decisions(paths.len()).map_err(broken("Plan"))?;
         paths.add_extra(extra.finish()?)?;
         let planner = Planner { replica: self.common.replica, counter: plan.counter };
         let listening = Listening::first(Role::Responder, paths.len());
-        Ok(Planned { agreement: Agreement { paths, decisions, planner }, restated, listening })
+        Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
     }
 }
