@@ -129,7 +129,7 @@ impl Answering {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
         if !stated.is_empty() && !marks.is_empty() {
-            messages.push(Message::Marks(marks));
+            messages.push(Message::Marks(marks.clone()));
         }
         messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
         messages.push(Message::End);
@@ -138,6 +138,7 @@ impl Answering {
             AwaitingPlan {
                 common: self.common,
                 theirs: stated,
+                marks,
                 ours: rows,
                 restated: None,
                 plan: None,
@@ -157,6 +158,7 @@ impl Answering {
 pub struct AwaitingPlan {
     common: Common,
     theirs: Vec<Row<Check>>,
+    marks: Vec<Mark>,
     ours: Vec<Row<Check>>,
     restated: Option<(Statement, Rows)>,
     plan: Option<(Plan, Rows)>,
@@ -224,7 +226,7 @@ impl AwaitingPlan {
 
     fn complete(self) -> Result<Planned, ProtocolError> {
         let (plan, extra) = self.plan.ok_or(ProtocolError::Contradiction("there is no plan"))?;
-        let mut paths = Paths::join(self.theirs, self.ours);
+        let mut paths = Paths::join(self.theirs, &self.marks, self.ours);
         let decisions = plan.decisions(paths.len()).map_err(broken("Plan"))?;
         paths.add_extra(extra.finish()?)?;
         let planner = Planner { replica: self.common.replica, counter: plan.counter };
