@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md draws the layers and says in which order to read them.
 
 pub mod index;
+pub mod reconcile;
 pub mod report;
 pub mod root;
 pub mod scan;
