@@ -46,7 +46,6 @@ pub(super) struct Server {
 
 /// What the command line asks for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(super) enum Parsed {
     Sync(Options),
     Serve(Server),

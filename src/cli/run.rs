@@ -275,10 +275,7 @@ fn open_and_initiate(
     request: impl Fn() -> Request,
 ) -> Result<Outcome, SyncError> {
     let request = request();
-    let mut site = match Site::open(&options.local, &request.home) {
-        Ok(site) => site,
-        Err(error) => return Err(error),
-    };
+    let mut site = Site::open(&options.local, &request.home)?;
     sync::initiate(&mut site, line, &request, voice.report())
 }
 

@@ -63,7 +63,7 @@ struct Seen {
 
 /// The key is a hash already.
 #[derive(Debug, Default)]
-pub struct Identity(u64);
+pub(super) struct Identity(u64);
 
 impl Hasher for Identity {
     fn finish(&self) -> u64 {

@@ -57,10 +57,9 @@ pub(super) fn steps(
             steps.push(Step::Put(adopted));
             continue;
         }
-        if !old.as_ref().is_some_and(|old| old.row.content.is_live()) {
-            if let Content::File { size: 1.., hash } = entry.content {
-                created.push((entry.path.clone(), hash, entry.inode));
-            }
+        let is_new = !old.as_ref().is_some_and(|old| old.row.content.is_live());
+        if let (true, Content::File { size: 1.., hash }) = (is_new, &entry.content) {
+            created.push((entry.path.clone(), *hash, entry.inode));
         }
         steps.push(advance(old, entry, author));
     }

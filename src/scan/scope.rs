@@ -16,7 +16,7 @@ use std::path::Path;
 pub const IGNORE_FILE: &[u8] = b".psyncignore";
 
 /// Largest filter file that is read, in bytes.
-pub const IGNORE_FILE_MAX: u64 = 1 << 20;
+pub(super) const IGNORE_FILE_MAX: u64 = 1 << 20;
 
 /// A pattern that is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
