@@ -92,6 +92,9 @@ impl Applier<'_> {
             let is_file = matches!(ready.content, Some(Content::File { .. }));
             let set = match &ready.staged {
                 Some(staged) if is_file && ready.leaves.is_none() => {
+                    if let Ok(Some(stat)) = self.root.stat(&ready.task.path) {
+                        self.staging.set_owner(staged, stat.owner);
+                    }
                     self.staging.set_props(staged, ready.task.agreed.props)
                 }
                 _ => Ok(()),

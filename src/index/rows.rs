@@ -161,6 +161,16 @@ impl Index {
         self.select(&sql, [sequence as i64])
     }
 
+    /// The row of a directory and those below it, sorted by path but the directory itself first.
+    pub fn rows_below(&mut self, dir: &RelPath) -> Result<Vec<Stored>, IndexError> {
+        let mut rows: Vec<Stored> = self.row(dir)?.into_iter().collect();
+        let (start, end) = ([dir.as_bytes(), b"/"].concat(), [dir.as_bytes(), b"0"].concat());
+        let sql =
+            format!("SELECT {COLUMNS} FROM entries WHERE path >= ?1 AND path < ?2 ORDER BY path");
+        rows.extend(self.select(&sql, (start, end))?);
+        Ok(rows)
+    }
+
     /// Live rows that a scan did not see.
     pub fn rows_unseen(&mut self, known: &Known) -> Result<Vec<Stored>, IndexError> {
         let mut paths = Vec::new();

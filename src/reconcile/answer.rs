@@ -1,7 +1,7 @@
 //! What the responder says to the initiator's statement: of each row how its own stands to it,
 //! and its own rows where the initiator needs them to plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use psync_protocol::message::{Flow, Mark};
 use psync_protocol::{Check, CheckKey, Content, RelPath, Row};
@@ -64,7 +64,32 @@ pub fn answer<E>(
         }
         marks.push(mark);
     }
+    state_needed_directories(stated, terms, &mut own, &mut rows)?;
     Ok(Answered { marks, rows: rows.into_values().collect() })
+}
+
+/// Where the initiator would take a directory away in which something of this end lives on, it has
+/// to see the directory.
+fn state_needed_directories<E>(
+    stated: &[Row<Check>],
+    terms: Terms<'_>,
+    own: &mut impl FnMut(&Row<Check>) -> Result<(Option<Stored>, LocalAccess), E>,
+    rows: &mut BTreeMap<RelPath, Row<Check>>,
+) -> Result<(), E> {
+    let live = rows.values().filter(|row| row.content.is_live());
+    let needed: HashSet<RelPath> = live.flat_map(|row| row.path.ancestors()).collect();
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let lost = |row: &&Row<Check>| {
+        !matches!(row.content, Content::Directory) && needed.contains(&row.path)
+    };
+    for row in stated.iter().filter(lost) {
+        if let (Some(stored), LocalAccess::Open) = own(row)? {
+            rows.entry(row.path.clone()).or_insert_with(|| stored.row.stated(terms.our_key));
+        }
+    }
+    Ok(())
 }
 
 fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {
@@ -82,12 +107,9 @@ fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {
 /// Whether the initiator cannot plan without seeing this end's row.
 fn must_state(row: &Row<Check>, stored: &Stored, terms: Terms<'_>) -> bool {
     let ours = &stored.row;
-    let loses_directory =
-        matches!(ours.content, Content::Directory) && !matches!(row.content, Content::Directory);
     let loses_at_first_contact =
         terms.first_contact && ours.content.is_live() && !row.content.is_live();
     terms.flow == Flow::ToInitiator
-        || loses_directory
         || loses_at_first_contact
         || !row.content_version.includes(&ours.content_version)
         || !row.props_version.includes(&ours.props_version)

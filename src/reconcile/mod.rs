@@ -5,6 +5,7 @@ mod answer;
 mod clash;
 mod decide;
 mod draft;
+mod fold;
 mod guard;
 mod tell;
 
@@ -15,5 +16,6 @@ pub use answer::{Answered, Terms, answer};
 pub use clash::clash_name;
 pub use decide::{Context, Fate, Policy, Rows, Ruling, decide};
 pub use draft::{Draft, Keys, Local, LocalAccess, draft};
+pub use fold::{Folded, fold, unfold};
 pub use guard::{DeleteLimit, Tripped, check_deletions};
 pub use tell::actions;

@@ -52,6 +52,8 @@ pub struct Stat {
     pub device: u64,
     /// Permission bits.
     pub mode: u16,
+    /// Owner and group.
+    pub owner: (u32, u32),
 }
 
 impl Stat {
@@ -70,6 +72,7 @@ impl Stat {
             inode: stat.st_ino,
             device: stat.st_dev,
             mode: stat.st_mode as u16 & MODE_MASK,
+            owner: (stat.st_uid, stat.st_gid),
         }
     }
 

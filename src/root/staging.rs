@@ -122,6 +122,22 @@ impl Staging {
         }
     }
 
+    /// Gives a staged file the owner of the file that it is to replace. Only a privileged user may
+    /// give files away: others keep what they can.
+    pub fn set_owner(&self, staged: &Staged, owner: (u32, u32)) {
+        let made = fs::statat(&self.stage, &staged.name, AtFlags::SYMLINK_NOFOLLOW);
+        if made.is_ok_and(|made| (made.st_uid, made.st_gid) != owner) {
+            let (user, group) = (fs::Uid::from_raw(owner.0), fs::Gid::from_raw(owner.1));
+            let _ = fs::chownat(
+                &self.stage,
+                &staged.name,
+                Some(user),
+                Some(group),
+                AtFlags::SYMLINK_NOFOLLOW,
+            );
+        }
+    }
+
     /// Sets the properties that a staged file will have in the tree.
     pub fn set_props(&self, staged: &Staged, props: Props) -> io::Result<()> {
         fs::chmodat(

@@ -73,8 +73,16 @@ impl Initiator<'_> {
             None => Coverage::Everything,
         };
         let rows = self.rows_to_state(&survey, coverage, since.as_ref())?;
-        let rows = rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
-        let (messages, awaiting) = stating.state(self.statement(&survey, coverage), rows);
+        let folded = match coverage {
+            Coverage::Changes { .. } => reconcile::fold(&rows, self.site.index.replica()),
+            Coverage::Everything => {
+                reconcile::Folded { told: (0..rows.len()).collect(), moved: Vec::new() }
+            }
+        };
+        let rows: Vec<_> = rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
+        let told: Vec<_> = folded.told.into_iter().map(|at| rows[at].clone()).collect();
+        let (messages, awaiting) =
+            stating.state(self.statement(&survey, coverage), rows, &told, folded.moved);
         self.send_all(messages)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;

@@ -103,7 +103,8 @@ impl Responder<'_> {
                 StatementStep::Turn(stated, answering) => break (stated, answering),
             };
         };
-        let verdict = self.judge(&stated.statement)?;
+        let (stated, unfolded) = self.unfold(stated)?;
+        let verdict = self.judge(&stated.statement, unfolded)?;
         let mut statement = stated.statement.clone();
         let mut waiting = self.answer_first(stated, answering, verdict, &their_key)?;
         let relation = match verdict {
@@ -132,8 +133,24 @@ impl Responder<'_> {
         }
     }
 
+    /// Puts rows in the place of moved directories. Says whether that was possible.
+    fn unfold(&mut self, mut stated: Stated) -> Result<(Stated, bool), SyncError> {
+        let key = CheckKey::new(self.hello.replica, &self.hello.nonce);
+        for moved in std::mem::take(&mut stated.moved) {
+            let own = self.site.index.rows_below(&moved.from)?;
+            match reconcile::unfold(&moved, &own, self.hello.replica) {
+                Some(rows) => stated.rows.extend(rows.iter().map(|row| row.stated(&key))),
+                None => return Ok((stated, false)),
+            }
+        }
+        stated.rows.sort_by(|a, b| a.path.cmp(&b.path));
+        let doubled = stated.rows.windows(2).any(|pair| pair[0].path == pair[1].path);
+        Ok((stated, !doubled))
+    }
+
     /// Whether what was stated is enough to plan on, in the light of what is known of the peer.
-    fn judge(&mut self, statement: &Statement) -> Result<Verdict, SyncError> {
+    /// Where moved directories could not be `unfolded` it has to be stated row by row.
+    fn judge(&mut self, statement: &Statement, unfolded: bool) -> Result<Verdict, SyncError> {
         let hello = &self.hello;
         let me = (self.site.index.replica(), self.site.index.index_id());
         let peer = self.site.index.peer(hello.replica)?.filter(|peer| peer.index_id == hello.index);
@@ -156,10 +173,10 @@ impl Responder<'_> {
             (Coverage::Changes { since }, Some(peer))
                 if knows_me && scope == peer.our_scope && statement.scope == peer.their_scope =>
             {
-                if since <= peer.theirs {
+                if since <= peer.theirs && unfolded {
                     Verdict::Proceed { first_contact }
                 } else {
-                    Verdict::Restate { since: peer.theirs, first_contact }
+                    Verdict::Restate { since: since.min(peer.theirs), first_contact }
                 }
             }
             (Coverage::Changes { .. }, _) => Verdict::Restate { since: 0, first_contact },

@@ -3,6 +3,7 @@
 use super::{TEXT_MAX, shortened};
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
+use crate::path::{PATH_MAX, RelPath};
 use crate::version::{IndexId, ReplicaId};
 use crate::{VERSION_MAX, VERSION_MIN};
 
@@ -275,6 +276,38 @@ pub enum Coverage {
     },
     /// Every row; no rows at all where the tree has never held anything.
     Everything,
+}
+
+/// A directory that was moved whole, in place of the rows that say so one by one: SPEC.md,
+/// "Moved directories".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it stood.
+    pub from: RelPath,
+    /// Where it stands now.
+    pub to: RelPath,
+    /// The initiator's counter in the versions of all these rows.
+    pub counter: u64,
+    /// Digest of the rows that this stands for.
+    pub digest: [u8; 16],
+}
+
+impl Moved {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_bytes(self.from.as_bytes());
+        out.put_bytes(self.to.as_bytes());
+        out.put_varint(self.counter);
+        out.put_raw(&self.digest);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Moved, DecodeError> {
+        Ok(Moved {
+            from: RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?,
+            to: RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?,
+            counter: r.varint("a counter")?,
+            digest: r.array("a digest of rows")?,
+        })
+    }
 }
 
 /// Introduces an end's rows.

@@ -4,7 +4,9 @@
 mod greeting;
 mod transfer;
 
-pub use greeting::{Coverage, Filter, Flow, Hello, Statement, StreamCodec, Verdict, Welcome};
+pub use greeting::{
+    Coverage, Filter, Flow, Hello, Moved, Statement, StreamCodec, Verdict, Welcome,
+};
 pub use transfer::{
     DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
     ProblemKind, SIGNATURE_MAX, Want, WantDelta, WantKind,
@@ -51,6 +53,8 @@ pub enum Message {
     Statement(Statement),
     /// One batch of rows, see [`crate::manifest`].
     Rows(Vec<u8>),
+    /// A directory that was moved whole.
+    Moved(Moved),
     /// The responder's marks, one for each row of the initiator.
     Marks(Vec<Mark>),
     /// The plan.
@@ -128,6 +132,7 @@ message_types! {
     End = 16;
     Error = 17;
     Ping = 18;
+    Moved = 19;
 }
 
 impl Message {
@@ -141,6 +146,7 @@ impl Message {
             Message::Rows(bytes) | Message::Literal(bytes) | Message::Signature(bytes) => {
                 out.put_raw(bytes);
             }
+            Message::Moved(moved) => moved.encode(&mut out),
             Message::Marks(marks) => encode_marks(marks, &mut out),
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
@@ -196,7 +202,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
             code: ErrorCode::from_number(r.varint("an error's number")?),
             text: r.text("an error's text", TEXT_MAX)?,
         },
-        _ => Message::Ping,
+        18 => Message::Ping,
+        _ => Message::Moved(Moved::decode(r)?),
     };
     if let Message::Signature(_) = message {
         return Ok(message);

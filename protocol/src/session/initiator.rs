@@ -5,7 +5,7 @@ use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Verdict, Welcome};
+use crate::message::{Hello, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first byte.
@@ -40,13 +40,17 @@ impl Stating {
         &self.key
     }
 
-    /// States rows (sorted by path) and gives the turn to the responder.
+    /// States rows (sorted by path) and gives the turn to the responder. `told` are those of the
+    /// rows that travel one by one; the others are what `moved` stands for.
     pub fn state(
         self,
         statement: Statement,
         rows: Vec<Row<Check>>,
+        told: &[Row<Check>],
+        moved: Vec<Moved>,
     ) -> (Vec<Message>, AwaitingAnswer) {
-        let mut messages = stated(statement, &rows);
+        let mut messages = stated(statement, told);
+        messages.extend(moved.into_iter().map(Message::Moved));
         messages.push(Message::End);
         let next = AwaitingAnswer {
             key: self.key,

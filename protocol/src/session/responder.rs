@@ -5,8 +5,11 @@ use crate::decision::Planner;
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Welcome};
+use crate::message::{Hello, Mark, Message, Moved, Plan, Problem, Statement, Welcome};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
+
+/// Most moved directories in one statement.
+const MOVED_MAX: usize = 10_000;
 
 /// Before the first message.
 #[derive(Debug, Default)]
@@ -28,7 +31,10 @@ impl AwaitingHello {
         }
         let key = CheckKey::new(hello.replica, &hello.nonce);
         let common = Common { replica: hello.replica, key };
-        Ok((hello, AwaitingStatement { common, greeted: false, statement: None }))
+        Ok((
+            hello,
+            AwaitingStatement { common, greeted: false, statement: None, moved: Vec::new() },
+        ))
     }
 }
 
@@ -49,6 +55,7 @@ pub struct AwaitingStatement {
     common: Common,
     greeted: bool,
     statement: Option<(Statement, Rows)>,
+    moved: Vec<Moved>,
 }
 
 /// What a message of the statement led to.
@@ -65,8 +72,10 @@ pub enum StatementStep {
 pub struct Stated {
     /// What the rows cover.
     pub statement: Statement,
-    /// The rows.
+    /// The rows that were stated one by one.
     pub rows: Vec<Row<Check>>,
+    /// Directories that were moved whole; what they stand for is known to whoever has the rows.
+    pub moved: Vec<Moved>,
 }
 
 impl AwaitingStatement {
@@ -86,8 +95,12 @@ impl AwaitingStatement {
                 rows.take(&payload)?;
                 self.statement = Some((statement, rows));
             }
+            (Message::Moved(moved), Some(statement)) if self.moved.len() < MOVED_MAX => {
+                self.moved.push(moved);
+                self.statement = Some(statement);
+            }
             (Message::End, Some((statement, rows))) => {
-                let stated = Stated { statement, rows: rows.finish()? };
+                let stated = Stated { statement, rows: rows.finish()?, moved: self.moved };
                 let answering = Answering { common: self.common, greeted: self.greeted };
                 return Ok(StatementStep::Turn(stated, answering));
             }
@@ -95,7 +108,7 @@ impl AwaitingStatement {
                 return Err(refuse(
                     other,
                     "waiting for a statement",
-                    "Statement, Rows, End in this order",
+                    "Statement, Rows, Moved, End in this order",
                 ));
             }
         }
@@ -196,7 +209,7 @@ impl AwaitingPlan {
             (Message::Rows(payload), Some((_, rows)), None) => rows.take(&payload)?,
             (Message::End, Some(_), None) => {
                 let (statement, rows) = self.restated.take().expect("matched just now");
-                let stated = Stated { statement, rows: rows.finish()? };
+                let stated = Stated { statement, rows: rows.finish()?, moved: Vec::new() };
                 return Ok(PlanStep::Restated(
                     stated,
                     Answering { common: self.common, greeted: true },
