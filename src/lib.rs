@@ -6,6 +6,7 @@ pub mod apply;
 pub mod cli;
 pub mod delta;
 pub mod index;
+pub mod manifest;
 pub mod reconcile;
 pub mod report;
 pub mod root;

@@ -17,7 +17,8 @@ use thiserror::Error;
 pub use fetch::{Asked, FETCH_BATCH_BYTES};
 pub use task::{Act, Beside, Brief, Task, tasks};
 
-use crate::index::{Index, IndexError, Stored};
+use crate::index::{Index, IndexError};
+use crate::manifest::Stored;
 use crate::report::Report;
 use crate::root::{Root, Staged, Staging};
 

@@ -13,10 +13,9 @@ use psync_protocol::{Content, ContentHash, Props, RelPath};
 
 use super::task::{fresh, settled};
 use super::{Act, Applier, ApplyError, Beside, Ready, Task, Trouble};
-use crate::index::{Stamp, Stored};
+use crate::manifest::{Stamp, Stored};
 use crate::reconcile::clash_name;
 use crate::root::{Displaced, FileKind, Staged, Stat};
-use crate::scan::trusted_stamp;
 
 /// Most tasks in one batch.
 const BATCH_TASKS: usize = 1024;
@@ -294,7 +293,7 @@ impl Applier<'_> {
     ) -> Result<(), Trouble> {
         let stat = self.root.stat(&task.path).map_err(Trouble::system("look at it"))?;
         let stat = stat.ok_or_else(|| Trouble::changed("it was deleted during the run"))?;
-        let stamp = trusted_stamp(&stat, moment);
+        let stamp = stat.trusted_stamp(moment);
         rows.push(settled(
             &task.agreed,
             content,

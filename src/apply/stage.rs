@@ -6,9 +6,8 @@ use psync_protocol::{Check, Content, ContentHash, RelPath};
 
 use super::fetch::Fetching;
 use super::{Act, Applier, ApplyError, Ready, Sorted, Task, Trouble};
-use crate::index::{Stamp, Stored};
-use crate::root::{FileKind, Staged, Stat};
-use crate::scan::hash_reader;
+use crate::manifest::{Stamp, Stored};
+use crate::root::{FileKind, Staged, Stat, hash_reader};
 
 impl Applier<'_> {
     /// Stages each wanted file that can be had on this side; the others have to be fetched. A file
@@ -199,7 +198,7 @@ impl Applier<'_> {
             return Err(changed());
         }
         if kind == FileKind::Directory
-            || stored.stamp != Stamp::UNKNOWN && stored.stamp == Stamp::of(stat)
+            || stored.stamp != Stamp::UNKNOWN && stored.stamp == stat.stamp()
         {
             return Ok(());
         }

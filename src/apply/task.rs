@@ -7,7 +7,7 @@ use psync_protocol::{
     Version,
 };
 
-use crate::index::{Stamp, Stored};
+use crate::manifest::{Stamp, Stored};
 
 /// What one end has to do at one path.
 #[derive(Debug, Clone)]

@@ -8,28 +8,13 @@ mod rows;
 
 pub use open::{Lock, OpenError, SetAside};
 pub use peers::Peer;
-pub use rows::{Known, Stamp};
+pub use rows::Known;
 
 use std::collections::HashMap;
 
-use psync_protocol::{ContentHash, IndexId, ReplicaId, Row, Version};
+use psync_protocol::{IndexId, ReplicaId, Version};
 use rusqlite::Connection;
 use thiserror::Error;
-
-/// A row of the index: what is stated to peers, and what only this replica needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// What peers are told.
-    pub row: Row<ContentHash>,
-    /// What the file looked like when it was last hashed.
-    pub stamp: Stamp,
-    /// Its inode then: tells a moved file from a copied one.
-    pub inode: u64,
-    /// Whether some peer is known to have this content: then the next change builds on it.
-    pub shared: bool,
-    /// When it was found deleted, in seconds since 1970; zero for what lives.
-    pub deleted_at: i64,
-}
 
 /// An error of the state database.
 #[derive(Debug, Error)]

@@ -9,44 +9,8 @@ use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Time,
 use rusqlite::{CachedStatement, OptionalExtension};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Index, IndexError, Stored};
-use crate::root::{FileKind, Stat};
-
-/// 64 bits that stand for kind, size, mode, times and inode of a file as it was when its content
-/// was last known. A file that was changed keeps its stamp with probability 2^-64. Zero: unknown,
-/// look at the file again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Stamp(pub u64);
-
-impl Stamp {
-    /// No file has this stamp.
-    pub const UNKNOWN: Stamp = Stamp(0);
-
-    /// The stamp of a file that looks like this. Of a directory only kind and mode count.
-    pub fn of(stat: &Stat) -> Stamp {
-        let kind = match stat.kind {
-            FileKind::File => 1u64,
-            FileKind::Directory => 2,
-            FileKind::Symlink => 3,
-            FileKind::Special => 4,
-        };
-        let mut words = [kind, u64::from(stat.mode), 0, 0, 0, 0, 0];
-        if stat.kind != FileKind::Directory {
-            words[2..].copy_from_slice(&[
-                stat.size,
-                stat.mtime.secs as u64,
-                stat.ctime.secs as u64,
-                u64::from(stat.mtime.nanos) << 32 | u64::from(stat.ctime.nanos),
-                stat.inode,
-            ]);
-        }
-        let mut bytes = [0; 56];
-        for (word, chunk) in words.iter().zip(bytes.chunks_exact_mut(8)) {
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-        Stamp(xxh3_64(&bytes).max(1))
-    }
-}
+use super::{Index, IndexError};
+use crate::manifest::{Stamp, Stored};
 
 /// The live rows, as far as a scan needs them: 17 bytes of content for each, found by a hash of the
 /// path. Paths stay in the database; whoever finds a difference looks there.

@@ -11,7 +11,7 @@ use psync_protocol::{
 
 use super::clash::clash_name;
 use super::decide::{Context, Fate, Rows, Ruling, decide, type_conflict};
-use crate::index::Stored;
+use crate::manifest::{LocalAccess, Stored};
 use crate::report::{Conflict, ConflictKind};
 
 /// What the planner knows of its own side at a path of the plan.
@@ -21,17 +21,6 @@ pub struct Local {
     pub row: Option<Stored>,
     /// Whether it can take part.
     pub access: LocalAccess,
-}
-
-/// Whether the planner's side can take part at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LocalAccess {
-    /// It can.
-    Open,
-    /// A filter leaves it alone.
-    Ignored,
-    /// It cannot be read now.
-    Blind,
 }
 
 /// A plan, with what a person is told about it.

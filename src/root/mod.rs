@@ -10,17 +10,26 @@ pub use staging::{Displaced, Staged, Staging};
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use psync_protocol::entry::MODE_MASK;
-use psync_protocol::{Props, RelPath, Time};
+use psync_protocol::{ContentHash, Props, RelPath, Time};
 use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::manifest::Stamp;
 
 /// The directory for state, staging and trash at the top of each root.
 pub const WORK_DIR: &str = ".psync";
+
+/// The kernel stamps files with a clock that may lag this much behind.
+const CLOCK_LAG: Duration = Duration::from_millis(20);
+/// Bytes hashed at a time.
+const HASH_STEP: usize = 256 << 10;
 
 /// What kind of thing stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +83,43 @@ impl Stat {
             mode: stat.st_mode as u16 & MODE_MASK,
             owner: (stat.st_uid, stat.st_gid),
         }
+    }
+
+    /// The stamp of a file that looks like this. Of a directory only kind and mode count.
+    pub fn stamp(&self) -> Stamp {
+        let kind = match self.kind {
+            FileKind::File => 1u64,
+            FileKind::Directory => 2,
+            FileKind::Symlink => 3,
+            FileKind::Special => 4,
+        };
+        let mut words = [kind, u64::from(self.mode), 0, 0, 0, 0, 0];
+        if self.kind != FileKind::Directory {
+            words[2..].copy_from_slice(&[
+                self.size,
+                self.mtime.secs as u64,
+                self.ctime.secs as u64,
+                u64::from(self.mtime.nanos) << 32 | u64::from(self.ctime.nanos),
+                self.inode,
+            ]);
+        }
+        let mut bytes = [0; 56];
+        for (word, chunk) in words.iter().zip(bytes.chunks_exact_mut(8)) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        Stamp(xxh3_64(&bytes).max(1))
+    }
+
+    /// The stamp of a file that was looked at after `moment`, if it can be trusted: a file whose
+    /// last change is not strictly older could change again without looking different.
+    pub fn trusted_stamp(&self, moment: SystemTime) -> Stamp {
+        let limit = moment.checked_sub(CLOCK_LAG);
+        let limit = limit
+            .and_then(|limit| limit.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .unwrap_or_default();
+        let limit = Time { secs: limit.as_secs() as i64, nanos: limit.subsec_nanos() };
+        let trusted = self.kind == FileKind::Directory || self.mtime < limit;
+        if trusted { self.stamp() } else { Stamp::UNKNOWN }
     }
 
     /// The properties that are synced for this kind of thing.
@@ -329,4 +375,22 @@ pub fn list_dir(
         }
     }
     Ok(())
+}
+
+/// The hash and length of everything that a reader gives.
+pub fn hash_reader(reader: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<(ContentHash, u64)> {
+    buffer.resize(HASH_STEP, 0);
+    let mut hasher = blake3::Hasher::new();
+    let mut size = 0;
+    loop {
+        match reader.read(buffer) {
+            Ok(0) => return Ok((ContentHash(hasher.finalize().into()), size)),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                size += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }

@@ -6,7 +6,8 @@ use psync_protocol::entry::Fingerprint;
 use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Version};
 
 use super::Announced;
-use crate::index::{Index, IndexError, Stamp, Stored};
+use crate::index::{Index, IndexError};
+use crate::manifest::{Stamp, Stored};
 
 /// An entry as the scan saw it.
 #[derive(Debug)]

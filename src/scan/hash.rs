@@ -1,15 +1,12 @@
 //! Hashing changed files with a pool of threads.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use psync_protocol::{Content, ContentHash, RelPath};
 
 use super::walk::{Found, threads};
-use crate::root::{FileKind, Root, Stat};
-
-/// Bytes read at a time.
-const STEP: usize = 256 << 10;
+use crate::root::{FileKind, Root, Stat, hash_reader};
 
 /// What one found entry turned out to be.
 #[derive(Debug)]
@@ -78,22 +75,4 @@ fn read_file(root: &Root, path: &RelPath, buffer: &mut Vec<u8>) -> Result<Read1,
         }
     }
     Err(Unread::Changed)
-}
-
-/// The hash and length of everything that a reader gives.
-pub fn hash_reader(reader: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<(ContentHash, u64)> {
-    buffer.resize(STEP, 0);
-    let mut hasher = blake3::Hasher::new();
-    let mut size = 0;
-    loop {
-        match reader.read(buffer) {
-            Ok(0) => return Ok((ContentHash(hasher.finalize().into()), size)),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -8,24 +8,21 @@ mod walk;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use psync_protocol::message::{Problem, ProblemKind};
-use psync_protocol::{Content, RelPath, Time};
+use psync_protocol::{Content, RelPath};
 use thiserror::Error;
 
-pub use hash::hash_reader;
 pub use scope::{BadPattern, IGNORE_FILE, Rules, Scope};
 
-use crate::index::{Index, IndexError, Known, Stamp, Stored};
+use crate::index::{Index, IndexError, Known};
+use crate::manifest::Stored;
 use crate::report::Report;
 use crate::root::Root;
 use changes::{Seen, Step};
 use hash::{Read1, Unread};
 use walk::{Found, Walked};
-
-/// The kernel stamps files with a clock that may lag this much behind.
-const CLOCK_LAG: Duration = Duration::from_millis(20);
 
 /// What a scan found out about a root, besides what it wrote into the index.
 #[derive(Debug)]
@@ -114,19 +111,8 @@ pub fn scan(
 /// than the scan could change again without looking different, so it is read again next time.
 fn look(found: Found, read: Read1, started: SystemTime) -> Seen {
     let Read1 { content, stat } = read;
-    let stamp = trusted_stamp(&stat, started);
+    let stamp = stat.trusted_stamp(started);
     Seen { path: found.path, content, props: stat.props(), stamp, inode: stat.inode }
-}
-
-/// The stamp of a file that was looked at after `moment`.
-pub fn trusted_stamp(stat: &crate::root::Stat, moment: SystemTime) -> Stamp {
-    let limit = moment
-        .checked_sub(CLOCK_LAG)
-        .and_then(|limit| limit.duration_since(SystemTime::UNIX_EPOCH).ok());
-    let limit = limit.unwrap_or_default();
-    let limit = Time { secs: limit.as_secs() as i64, nanos: limit.subsec_nanos() };
-    let is_dir = stat.kind == crate::root::FileKind::Directory;
-    if is_dir || stat.mtime < limit { Stamp::of(stat) } else { Stamp::UNKNOWN }
 }
 
 fn now(started: SystemTime) -> i64 {

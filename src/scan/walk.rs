@@ -12,7 +12,7 @@ use psync_protocol::message::{Problem, ProblemKind};
 use psync_protocol::path::STATE_DIR;
 
 use super::scope::{IGNORE_FILE, IGNORE_FILE_MAX, IgnoreFile, Level, Rules};
-use crate::index::{Known, Stamp};
+use crate::index::Known;
 use crate::report::{Phase, Report};
 use crate::root::{self, FileKind, Root, Stat};
 
@@ -247,7 +247,7 @@ impl Walker<'_> {
             walked.ignored.extend(RelPath::new(path).ok());
             return;
         }
-        let unchanged = self.known.is_unchanged(path, Stamp::of(&stat));
+        let unchanged = self.known.is_unchanged(path, stat.stamp());
         walked.entries += 1;
         if unchanged && !is_dir {
             return;

@@ -11,7 +11,8 @@ use super::record::{self, Relation};
 use super::{Request, Site, SyncError, random};
 use crate::apply::Keys;
 use crate::index::Peer;
-use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, LocalAccess, Policy};
+use crate::manifest::{self, LocalAccess};
+use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, Policy};
 use crate::report::{Action, Conflict, Phase, Report, Trouble};
 use crate::root::places;
 use crate::scan::{self, Rules, Survey};
@@ -74,9 +75,9 @@ impl Initiator<'_> {
         };
         let rows = self.rows_to_state(&survey, coverage, since.as_ref())?;
         let folded = match coverage {
-            Coverage::Changes { .. } => reconcile::fold(&rows, self.site.index.replica()),
+            Coverage::Changes { .. } => manifest::fold(&rows, self.site.index.replica()),
             Coverage::Everything => {
-                reconcile::Folded { told: (0..rows.len()).collect(), moved: Vec::new() }
+                manifest::Folded { told: (0..rows.len()).collect(), moved: Vec::new() }
             }
         };
         let rows: Vec<_> = rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
@@ -133,7 +134,7 @@ impl Initiator<'_> {
         survey: &Survey,
         coverage: Coverage,
         peer: Option<&Peer>,
-    ) -> Result<Vec<crate::index::Stored>, SyncError> {
+    ) -> Result<Vec<crate::manifest::Stored>, SyncError> {
         let since = match coverage {
             Coverage::Changes { since } => since,
             Coverage::Everything => 0,

@@ -6,8 +6,8 @@ use psync_protocol::session::Agreement;
 use psync_protocol::{Check, Content, ContentDecision, RelPath, ReplicaId, Row};
 
 use super::exchange::Closing;
-use crate::index::{Index, IndexError, Peer, Stored};
-use crate::reconcile::LocalAccess;
+use crate::index::{Index, IndexError, Peer};
+use crate::manifest::{LocalAccess, Stored};
 use crate::scan::Survey;
 
 /// How the two ends stand to each other.

@@ -15,7 +15,7 @@ use super::record::{self, Relation};
 use super::{Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
 use crate::index::Peer;
-use crate::reconcile::{self, Terms};
+use crate::manifest::{self, Terms};
 use crate::report::Report;
 use crate::root::{StateHome, places};
 use crate::scan::{self, Rules, Survey};
@@ -138,7 +138,7 @@ impl Responder<'_> {
         let key = CheckKey::new(self.hello.replica, &self.hello.nonce);
         for moved in std::mem::take(&mut stated.moved) {
             let own = self.site.index.rows_below(&moved.from)?;
-            match reconcile::unfold(&moved, &own, self.hello.replica) {
+            match manifest::unfold(&moved, &own, self.hello.replica) {
                 Some(rows) => stated.rows.extend(rows.iter().map(|row| row.stated(&key))),
                 None => return Ok((stated, false)),
             }
@@ -251,7 +251,7 @@ impl Responder<'_> {
             first_contact: relation.first_contact,
         };
         let (index, survey) = (&mut self.site.index, &self.survey);
-        let answered = reconcile::answer(&stated.rows, news, terms, |row| {
+        let answered = manifest::answer(&stated.rows, news, terms, |row| {
             let access = record::access(survey, &row.path, Some(row));
             Ok::<_, SyncError>((index.row(&row.path)?, access))
         })?;

@@ -9,7 +9,7 @@ use psync_protocol::{Content, ContentHash, Message, RelPath};
 use super::SyncError;
 use crate::apply::Applier;
 use crate::delta::{DeltaError, Encoder, Fresh, Op, Params, Signature};
-use crate::index::Stored;
+use crate::manifest::Stored;
 use crate::report::Report;
 use crate::transport::Line;
 

@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use psync_protocol::message::{Flow, Mark};
 use psync_protocol::{Check, CheckKey, Content, RelPath, Row};
 
-use super::draft::LocalAccess;
-use crate::index::Stored;
+use super::{LocalAccess, Stored};
 
 /// The answer.
 #[derive(Debug)]

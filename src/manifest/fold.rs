@@ -10,7 +10,7 @@ use psync_protocol::codec::Put;
 use psync_protocol::message::Moved;
 use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Version};
 
-use crate::index::Stored;
+use super::Stored;
 
 /// Below this many entries a directory's rows are stated one by one.
 const WORTH: usize = 8;
