@@ -5,6 +5,9 @@
 
 use crate::error::DecodeError;
 
+/// Largest sequence number, counter or size: an index holds no larger ones.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// Appends fields to a payload.
 pub trait Put {
     /// An unsigned number in 7-bit groups, least significant first (1 to 10 bytes).

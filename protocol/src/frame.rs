@@ -187,6 +187,12 @@ impl FrameDecoder {
         self.read == self.plain.len() && self.taken == self.input.len()
     }
 
+    /// How many bytes it holds: of the line, and decompressed. At most what was fed last, one frame
+    /// and one step; the window of the decompressor comes on top.
+    pub fn held(&self) -> usize {
+        self.input.len() + self.plain.len()
+    }
+
     /// What stands where the preface should: for the message to the user.
     fn start_of_input(&self) -> &[u8] {
         &self.input[..self.input.len().min(200)]

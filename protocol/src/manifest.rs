@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::codec::{Put, Reader};
+use crate::codec::{NUMBER_MAX, Put, Reader};
 use crate::entry::{
     Check, CheckKey, Content, ContentHash, MODE_MASK, Props, Row, TARGET_MAX, Time,
 };
@@ -345,7 +345,7 @@ impl Columns {
             time.nanos = reader.bounded("nanoseconds", 999_999_999)? as u32;
         }
         for _ in 0..self.with_kind(&[KIND_FILE]).count() {
-            self.sizes.push(reader.bounded("a file's size", i64::MAX as u64)?);
+            self.sizes.push(reader.bounded("a file's size", NUMBER_MAX)?);
         }
         for _ in 0..self.with_kind(&[KIND_SYMLINK]).count() {
             self.targets.push(reader.bytes("a symlink's target", TARGET_MAX)?.into());

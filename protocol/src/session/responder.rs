@@ -184,6 +184,13 @@ pub struct Planned {
 }
 
 impl AwaitingPlan {
+    /// Whether the initiator may leave here, because there is nothing to be done: it has sent nothing
+    /// since the answer. A line that breaks just here looks the same, so an end that is left must not
+    /// take anything it stated for processed.
+    pub fn may_end(&self) -> bool {
+        self.restated.is_none() && self.plan.is_none()
+    }
+
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<PlanStep, ProtocolError> {
         match (message, &mut self.restated, &mut self.plan) {

@@ -1,0 +1,190 @@
+//! Every count, length and number: the largest is taken, one more is refused by its name.
+
+use psync_protocol::codec::Put;
+use psync_protocol::error::DecodeError;
+use psync_protocol::frame::{FRAME_MAX, FrameDecoder, FrameEncoder};
+use psync_protocol::manifest::{BATCH_ROWS, ENTRIES_MAX, ManifestReader};
+use psync_protocol::message::Message;
+use psync_protocol::path::PathError;
+use psync_protocol::{CheckKey, ContentHash, ProtocolError, Row};
+
+use crate::raw::{self, DELETED, RawRow, row};
+use crate::samples::{self, ALICE, hello, one_of_each};
+
+fn read(payload: &[u8]) -> Result<Vec<Row<psync_protocol::Check>>, DecodeError> {
+    let mut reader = ManifestReader::new(CheckKey::new(ALICE, &[0; 16]));
+    reader.batch(payload)?;
+    reader.finish()
+}
+
+fn decode(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError> {
+    Message::decode(type_byte, payload).map_err(|error| match error {
+        ProtocolError::Decode { error, .. } => error,
+        other => panic!("{other}"),
+    })
+}
+
+/// The limit that is named by a refusal; none if the bytes are taken or refused for another reason.
+fn refused<T>(result: Result<T, DecodeError>) -> Option<(&'static str, u64)> {
+    match result {
+        Err(DecodeError::TooLarge { what, value, limit }) => {
+            assert!(value > limit);
+            Some((what, limit))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn paths_keep_their_limits() {
+    let path = |bytes: Vec<u8>| {
+        let row = RawRow { path: bytes, ..row(DELETED, "") };
+        read(&raw::batch(&[row])).map(drop)
+    };
+    let deep = |depth: usize| "a/".repeat(depth).as_bytes()[..2 * depth - 1].to_vec();
+    let long = |length: usize| {
+        let mut bytes = [vec![b'x'; 255], vec![b'/']].concat().repeat(17);
+        bytes.truncate(length);
+        bytes
+    };
+    assert_eq!(path(vec![b'x'; 255]), Ok(()));
+    assert_eq!(path(vec![b'x'; 256]), Err(DecodeError::Path(PathError::NameTooLong)));
+    assert_eq!(path(deep(256)), Ok(()));
+    assert_eq!(path(deep(257)), Err(DecodeError::Path(PathError::TooDeep)));
+    assert_eq!(path(long(4095)), Ok(()));
+    assert_eq!(refused(path(long(4097))), Some(("a path's length", 4096)));
+    let mut most = long(4094);
+    most.extend(b"/y");
+    most[4093] = b'x';
+    assert_eq!(path(most.clone()), Ok(()), "4096 bytes");
+    // One more by way of a shared prefix.
+    let first = RawRow { path: most, ..row(DELETED, "") };
+    let second = RawRow { shared: 4096, path: b"z".to_vec(), ..row(DELETED, "") };
+    let error = read(&raw::batch(&[first, second])).map(drop);
+    assert_eq!(error, Err(DecodeError::Path(PathError::TooLong)));
+    for (bytes, error) in [
+        (b"".as_slice(), PathError::Empty),
+        (b"../a", PathError::Dots),
+        (b"/a", PathError::EmptyName),
+        (b".psync/index", PathError::State),
+        (b"a\0", PathError::Zero),
+    ] {
+        assert_eq!(path(bytes.to_vec()), Err(DecodeError::Path(error)));
+    }
+}
+
+#[test]
+fn a_batch_and_a_manifest_keep_their_limits() {
+    let rows = |count: usize| -> Vec<RawRow> {
+        (0..count).map(|n| row(DELETED, &format!("{n:06}"))).collect()
+    };
+    assert_eq!(read(&raw::batch(&rows(BATCH_ROWS))).unwrap().len(), BATCH_ROWS);
+    let error = read(&raw::batch(&rows(BATCH_ROWS + 1)));
+    assert_eq!(refused(error), Some(("a count of rows", BATCH_ROWS as u64)));
+
+    let replicas = |count: usize| {
+        let mut out = Vec::new();
+        out.put_varint(count as u64);
+        (0..count).for_each(|n| out.put_raw(&(n as u128).to_be_bytes()));
+        out.put_raw(&[1, 0, 0, 0]);
+        raw::batch_with(&out, &rows(1))
+    };
+    assert!(read(&replicas(4096)).is_ok());
+    assert_eq!(refused(read(&replicas(4097))), Some(("a count of replicas", 4096)));
+
+    let vectors = |count: usize| {
+        let mut out = vec![0];
+        out.put_varint(count as u64);
+        out.resize(out.len() + count, 0);
+        out.put_raw(&[0, 0]);
+        raw::batch_with(&out, &rows(1))
+    };
+    assert!(read(&vectors(2 * BATCH_ROWS)).is_ok());
+    assert_eq!(refused(read(&vectors(2 * BATCH_ROWS + 1))), Some(("a count of versions", 8192)));
+
+    let pairs = |count: usize| {
+        let mut out = vec![1];
+        out.put_raw(&[7; 16]);
+        out.put_varint(1);
+        out.put_varint(count as u64);
+        (0..count).for_each(|_| out.put_raw(&[0, 1]));
+        out.put_raw(&[0, 0]);
+        raw::batch_with(&out, &rows(1))
+    };
+    assert!(read(&pairs(4096)).is_ok());
+    assert_eq!(refused(read(&pairs(4097))), Some(("a version's length", 4096)));
+}
+
+#[test]
+#[ignore = "takes two gigabytes of memory"]
+fn a_manifest_has_at_most_ten_million_rows() {
+    let mut reader = ManifestReader::new(CheckKey::new(ALICE, &[0; 16]));
+    let mut next = 0;
+    while next < ENTRIES_MAX {
+        let end = ENTRIES_MAX.min(next + BATCH_ROWS);
+        let rows: Vec<RawRow> = (next..end).map(|n| row(DELETED, &format!("{n:08}"))).collect();
+        reader.batch(&raw::batch(&rows)).unwrap();
+        next = end;
+    }
+    let error = reader.batch(&raw::batch(&[row(DELETED, "z")]));
+    assert_eq!(refused(error), Some(("the count of entries", ENTRIES_MAX as u64)));
+}
+
+#[test]
+fn a_frame_of_one_mebibyte_is_taken_and_a_longer_one_refused_at_its_first_bytes() {
+    let start = FrameEncoder::only(&Message::Hello(hello()));
+    let greeted = || {
+        let mut decoder = FrameDecoder::new();
+        decoder.feed(&start);
+        decoder.message().unwrap().unwrap();
+        decoder
+    };
+    let mut decoder = greeted();
+    let mut frame = Vec::new();
+    frame.put_varint(FRAME_MAX as u64);
+    frame.push(4);
+    frame.resize(frame.len() + FRAME_MAX, 0);
+    decoder.feed(&frame);
+    assert_eq!(decoder.message(), Ok(Some(Message::Rows(vec![0; FRAME_MAX]))));
+
+    let mut decoder = greeted();
+    let mut length = Vec::new();
+    length.put_varint(FRAME_MAX as u64 + 1);
+    decoder.feed(&length);
+    let Err(ProtocolError::Decode { message: "frame", error }) = decoder.message() else {
+        panic!("the length is known and too large");
+    };
+    let limit = FRAME_MAX as u64;
+    assert_eq!(error, DecodeError::TooLarge { what: "a frame's length", value: limit + 1, limit });
+    assert!(decoder.held() < 1000, "nothing is allocated for it");
+}
+
+#[test]
+fn what_is_left_over_after_the_last_field_is_refused_except_in_greetings() {
+    for message in one_of_each() {
+        let mut payload = message.encode();
+        payload.push(0);
+        let result = decode(message.type_byte(), &payload);
+        match message {
+            Message::Hello(_) | Message::Welcome(_) => assert_eq!(result, Ok(message)),
+            // These take all bytes that there are; what follows is seen by whoever reads them.
+            Message::Rows(_)
+            | Message::Plan(_)
+            | Message::Literal(_)
+            | Message::Signature(_)
+            | Message::Coded(_) => assert!(result.is_ok()),
+            _ => {
+                assert_eq!(result, Err(DecodeError::Trailing(1, "a message")), "{}", message.name())
+            }
+        }
+    }
+    let mut batch = samples::batch();
+    batch.push(0);
+    assert_eq!(read(&batch), Err(DecodeError::Trailing(1, "rows")));
+}
+
+#[test]
+fn a_hash_is_exactly_32_bytes() {
+    assert_eq!(decode(13, &[1; 32]), Ok(Message::FileEnd(ContentHash([1; 32]))));
+    assert_eq!(decode(13, &[1; 31]), Err(DecodeError::Truncated("a hash")));
+}
