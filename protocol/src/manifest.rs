@@ -35,10 +35,13 @@ const MOVED: u8 = 1 << 4;
 const EXTENDED: u8 = 1 << 5;
 const FLAGS_KNOWN: u8 = 0b0011_1111;
 
+/// Where each row of a manifest stands.
+type Index<'a> = HashMap<&'a RelPath, (usize, &'a Row<Check>)>;
+
 /// Turns sorted rows into payloads of `Rows` messages. The order is checked by the reader.
 pub fn encode(rows: &[Row<Check>]) -> Vec<Vec<u8>> {
-    let index: HashMap<&RelPath, usize> =
-        rows.iter().enumerate().map(|(at, row)| (&row.path, at)).collect();
+    let index: Index<'_> =
+        rows.iter().enumerate().map(|(at, row)| (&row.path, (at, row))).collect();
     let mut batches = Vec::new();
     let mut start = 0;
     while start < rows.len() {
@@ -62,7 +65,7 @@ fn batch_end(rows: &[Row<Check>], start: usize) -> usize {
     end
 }
 
-fn encode_batch(rows: &[Row<Check>], start: usize, index: &HashMap<&RelPath, usize>) -> Vec<u8> {
+fn encode_batch(rows: &[Row<Check>], start: usize, index: &Index<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_varint(rows.len() as u64);
     encode_versions(rows, &mut out);
@@ -164,12 +167,12 @@ fn encode_paths(rows: &[Row<Check>], out: &mut Vec<u8>) {
     }
 }
 
-/// The index of the row where a moved file stands now, if that row has the same content.
-fn moved_index(row: &Row<Check>, index: &HashMap<&RelPath, usize>) -> Option<usize> {
-    match &row.content {
-        Content::Deleted { moved_to: Some(target) } => index.get(target).copied(),
-        _ => None,
-    }
+/// The number of the row where a moved file stands now, if that row has the same content: only
+/// then does it say what the tombstone builds on.
+fn moved_index(row: &Row<Check>, index: &Index<'_>) -> Option<usize> {
+    let Content::Deleted { moved_to: Some(target) } = &row.content else { return None };
+    let (at, target) = index.get(target)?;
+    (row.base.is_some() && row.base == target.content.fingerprint()).then_some(*at)
 }
 
 fn flags(row: &Row<Check>, moved: bool) -> u8 {
@@ -253,9 +256,9 @@ impl ManifestReader {
             }
         }
         for (at, offset) in columns.moved {
-            let target = (start + at) as i64 + offset;
-            let target = usize::try_from(target).map_err(|_| DecodeError::Invalid("a move"))?;
-            self.moved.push((start + at, target));
+            let target = ((start + at) as i64).checked_add(offset);
+            let target = target.and_then(|target| usize::try_from(target).ok());
+            self.moved.push((start + at, target.ok_or(DecodeError::Invalid("a move"))?));
         }
         reader.end("rows")
     }
@@ -263,11 +266,13 @@ impl ManifestReader {
     /// The whole manifest, once every batch has come.
     pub fn finish(mut self) -> Result<Vec<Row<Check>>, DecodeError> {
         for (from, to) in self.moved {
-            let target = self.rows.get(to).ok_or(DecodeError::Invalid("a move"))?;
-            let (path, base) = (target.path.clone(), target.content.fingerprint());
+            // What moved must stand somewhere: not past the last row, not in a tombstone.
+            let moved = self.rows.get(to);
+            let moved = moved.and_then(|row| Some((row.path.clone(), row.content.fingerprint()?)));
+            let (path, base) = moved.ok_or(DecodeError::Invalid("a move"))?;
             let row = &mut self.rows[from];
             row.content = Content::Deleted { moved_to: Some(path) };
-            row.base = base;
+            row.base = Some(base);
         }
         Ok(self.rows)
     }

@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use psync_protocol::codec::{Put, Reader};
 use psync_protocol::error::DecodeError;
 use psync_protocol::frame::{FRAME_MAX, FrameDecoder, FrameEncoder};
-use psync_protocol::manifest::ManifestReader;
+use psync_protocol::manifest::{self, ManifestReader};
 use psync_protocol::message::{Hello, Message, StreamCodec};
-use psync_protocol::{Check, CheckKey, ProtocolError, Row, decision};
+use psync_protocol::{Check, CheckKey, Content, ProtocolError, Row, decision};
 use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
 
-use crate::raw::{self, FILE, RawRow, row};
+use crate::raw::{self, DELETED, FILE, HAS_BASE, MOVED, RawRow, row};
 use crate::samples::{self, ALICE};
 use crate::strategies;
 
@@ -108,6 +108,24 @@ proptest! {
     }
 
     #[test]
+    fn a_mutated_batch_is_sorted_rows_or_an_error(
+        rows in strategies::rows(key(), 12),
+        mutations in mutations(),
+    ) {
+        let batches: Vec<Vec<u8>> =
+            manifest::encode(&rows).into_iter().map(|batch| mutate(batch, &mutations)).collect();
+        if let Ok(rows) = read(&batches) {
+            prop_assert!(rows.is_sorted_by(|a, b| a.path < b.path));
+            for row in &rows {
+                if let Content::Deleted { moved_to: Some(target) } = &row.content {
+                    let target = rows.iter().find(|row| &row.path == target);
+                    prop_assert!(target.is_some_and(|target| target.content.is_live()));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn any_column_is_decisions_or_an_error(column in vec(any::<u8>(), 0..60), paths in 0usize..20) {
         if let Ok(decisions) = decision::decode(&mut Reader::new(&column), paths) {
             prop_assert_eq!(decisions.len(), paths);
@@ -177,6 +195,23 @@ fn rows_out_of_order_or_said_twice_are_refused() {
         assert_eq!(read(&apart).map(drop), disorder, "{first} {second}");
     }
     assert!(read(&[raw::batch(&[row(FILE, "a"), row(FILE, "a-b"), row(FILE, "a/b")])]).is_ok());
+}
+
+#[test]
+fn a_move_that_leads_nowhere_is_refused() {
+    let moved = |by: i64| RawRow { moved: by, ..row(DELETED | MOVED, "b") };
+    let with = |by: i64| read(&[raw::batch(&[row(DELETED, "a"), moved(by), row(FILE, "c")])]);
+    let rows = with(1).unwrap();
+    assert_eq!(rows[1].content, Content::Deleted { moved_to: Some(samples::path("c")) });
+    assert_eq!(rows[1].base, rows[2].content.fingerprint());
+    // Before the first row, past the last one, to itself, to a tombstone, and out of all numbers.
+    for by in [-2, 2, 0, -1, i64::MAX, i64::MIN] {
+        assert_eq!(with(by), Err(DecodeError::Invalid("a move")), "{by}");
+    }
+    for flags in [FILE | MOVED, DELETED | MOVED | HAS_BASE] {
+        let error = read(&[raw::batch(&[RawRow { moved: 1, ..row(flags, "b") }, row(FILE, "c")])]);
+        assert_eq!(error, Err(DecodeError::Invalid("a move")), "{flags}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use psync_protocol::manifest::{self, BATCH_ROWS, ManifestReader};
 use psync_protocol::message::{Hello, Message, Plan, StreamCodec};
 use psync_protocol::{Check, CheckKey, Content, Row, decision};
 
-use crate::samples::{self, ALICE, BOB, deleted, file, stated};
+use crate::samples::{self, ALICE, BOB, deleted, file, path, stated};
 use crate::strategies;
 
 fn key() -> CheckKey {
@@ -127,4 +127,29 @@ fn long_paths_close_a_batch_before_it_outgrows_a_frame() {
     let batches = manifest::encode(&rows);
     assert!(batches.iter().all(|batch| batch.len() <= psync_protocol::frame::FRAME_MAX));
     assert_eq!(read(&batches), rows);
+}
+
+#[test]
+fn a_moved_file_that_was_edited_afterwards_keeps_its_own_base() {
+    let mut from = deleted("old", b"as it was", ALICE, 2);
+    from.content = Content::Deleted { moved_to: Some(path("new")) };
+    let edited = file("new", b"edited after the move", ALICE, 3);
+    let rows = stated(&[edited, from], &key());
+    let read = read(&manifest::encode(&rows));
+    assert_eq!(
+        read[1].base, rows[1].base,
+        "the base tells the other end what the deletion builds on"
+    );
+    assert_eq!(read[1].content, Content::Deleted { moved_to: None }, "it is not the same content");
+}
+
+#[test]
+fn a_tombstone_whose_move_leads_to_a_tombstone_states_no_move() {
+    let mut from = deleted("a", b"text", ALICE, 2);
+    from.content = Content::Deleted { moved_to: Some(path("b")) };
+    from.base = None;
+    let rows = stated(&[from, deleted("b", b"text", ALICE, 3)], &key());
+    let read = read(&manifest::encode(&rows));
+    assert_eq!(read[0].content, Content::Deleted { moved_to: None });
+    assert_eq!(read[0].base, None);
 }
