@@ -3,7 +3,7 @@
 //!
 //! Layout of one batch: SPEC.md, "Rows".
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::codec::{NUMBER_MAX, Put, Reader};
 use crate::entry::{
@@ -15,8 +15,12 @@ use crate::version::{ReplicaId, Version};
 
 /// Most rows in one batch.
 pub const BATCH_ROWS: usize = 4096;
-/// A batch is closed when its paths and targets reach this many bytes, so that it fits a frame.
-const BATCH_BYTES: usize = 384 << 10;
+/// A batch is closed when its rows may take this many bytes, so that it fits a frame.
+const BATCH_BYTES: usize = 768 << 10;
+/// What the columns of one row may take at most, without its path, target and versions.
+const COLUMNS_BYTES: usize = 64;
+/// What one pair of a version may take at most: the replica's number and its counter.
+const PAIR_BYTES: usize = 2 + 9;
 /// Most rows in one manifest.
 pub const ENTRIES_MAX: usize = 10_000_000;
 /// Most replicas that the versions of one batch may name.
@@ -54,15 +58,27 @@ pub fn encode(rows: &[Row<Check>]) -> Vec<Vec<u8>> {
 
 fn batch_end(rows: &[Row<Check>], start: usize) -> usize {
     let mut bytes = 0;
-    let mut end = start;
-    while end < rows.len() && end - start < BATCH_ROWS && bytes < BATCH_BYTES {
-        bytes += rows[end].path.as_bytes().len();
-        if let Content::Symlink { target, .. } = &rows[end].content {
+    let mut versions: HashSet<&Version> = HashSet::new();
+    let mut replicas: HashSet<ReplicaId> = HashSet::new();
+    for (at, row) in rows.iter().enumerate().skip(start).take(BATCH_ROWS) {
+        bytes += COLUMNS_BYTES + row.path.as_bytes().len();
+        if let Content::Symlink { target, .. } = &row.content {
             bytes += target.len();
         }
-        end += 1;
+        for version in [&row.content_version, &row.props_version] {
+            if versions.insert(version) {
+                let known = replicas.len();
+                replicas.extend(version.pairs().iter().map(|pair| pair.0));
+                bytes += 2 + version.pairs().len() * PAIR_BYTES;
+                bytes += (replicas.len() - known) * size_of::<ReplicaId>();
+            }
+        }
+        let full = bytes > BATCH_BYTES || replicas.len() > REPLICAS_MAX;
+        if full && at > start {
+            return at;
+        }
     }
-    end
+    rows.len().min(start + BATCH_ROWS)
 }
 
 fn encode_batch(rows: &[Row<Check>], start: usize, index: &Index<'_>) -> Vec<u8> {

@@ -7,7 +7,7 @@ use psync_protocol::codec::{Put, Reader};
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, BATCH_ROWS, ManifestReader};
 use psync_protocol::message::{Hello, Message, Plan, StreamCodec};
-use psync_protocol::{Check, CheckKey, Content, Row, decision};
+use psync_protocol::{Check, CheckKey, Content, Row, Version, decision};
 
 use crate::samples::{self, ALICE, BOB, deleted, file, path, stated};
 use crate::strategies;
@@ -124,6 +124,24 @@ fn long_paths_close_a_batch_before_it_outgrows_a_frame() {
         (0..600).map(|n| format!("{n:03}{}", format!("/{}", "d".repeat(250)).repeat(16))).collect();
     let rows: Vec<Row<_>> = names.iter().map(|name| file(name, b"", ALICE, 1)).collect();
     let rows = stated(&rows, &key());
+    let batches = manifest::encode(&rows);
+    assert!(batches.iter().all(|batch| batch.len() <= psync_protocol::frame::FRAME_MAX));
+    assert_eq!(read(&batches), rows);
+}
+
+#[test]
+fn many_replicas_in_the_versions_close_a_batch_before_it_outgrows_a_frame() {
+    let replica = |n: usize| psync_protocol::ReplicaId((n as u128).to_be_bytes());
+    let rows: Vec<Row<_>> = (0..BATCH_ROWS)
+        .map(|n| {
+            let mut row = file(&format!("{n:06}"), b"", ALICE, 1).stated(&key());
+            let pairs =
+                |from: usize| (from..from + 40).map(|at| (replica(at), u64::MAX >> 1)).collect();
+            row.content_version = Version::from_pairs(pairs(n));
+            row.props_version = Version::from_pairs(pairs(2 * n));
+            row
+        })
+        .collect();
     let batches = manifest::encode(&rows);
     assert!(batches.iter().all(|batch| batch.len() <= psync_protocol::frame::FRAME_MAX));
     assert_eq!(read(&batches), rows);
