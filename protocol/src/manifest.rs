@@ -324,7 +324,10 @@ impl Columns {
         let props_version = (0..count).map(&mut pointer).collect::<Result<_, _>>()?;
         let paths = read_paths(reader, count)?;
         let flags = reader.raw(count, "the rows' flags")?.to_vec();
-        if flags.iter().any(|flags| flags & !FLAGS_KNOWN != 0) {
+        let modeless = |flags: u8| !matches!(flags & KIND, KIND_DIRECTORY | KIND_FILE);
+        let refused =
+            |flags: u8| flags & !FLAGS_KNOWN != 0 || flags & MODE_CHANGED != 0 && modeless(flags);
+        if flags.iter().any(|&flags| refused(flags)) {
             return Err(DecodeError::Invalid("a row's flags"));
         }
         Ok(Columns {

@@ -1,6 +1,6 @@
 //! Every count, length and number: the largest is taken, one more is refused by its name.
 
-use psync_protocol::codec::Put;
+use psync_protocol::codec::{NUMBER_MAX, Put};
 use psync_protocol::error::DecodeError;
 use psync_protocol::frame::{FRAME_MAX, FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{BATCH_ROWS, ENTRIES_MAX, ManifestReader};
@@ -8,7 +8,7 @@ use psync_protocol::message::Message;
 use psync_protocol::path::PathError;
 use psync_protocol::{CheckKey, ContentHash, ProtocolError, Row};
 
-use crate::raw::{self, DELETED, RawRow, row};
+use crate::raw::{self, DELETED, DIRECTORY, EXTENDED, FILE, MODE_CHANGED, RawRow, SYMLINK, row};
 use crate::samples::{self, ALICE, hello, one_of_each};
 
 fn read(payload: &[u8]) -> Result<Vec<Row<psync_protocol::Check>>, DecodeError> {
@@ -32,6 +32,42 @@ fn refused<T>(result: Result<T, DecodeError>) -> Option<(&'static str, u64)> {
             Some((what, limit))
         }
         _ => None,
+    }
+}
+
+#[test]
+fn rows_keep_their_limits() {
+    let with = |flags, change: &dyn Fn(&mut RawRow)| {
+        let mut row = row(flags, "a");
+        change(&mut row);
+        read(&raw::batch(&[row]))
+    };
+    assert!(with(FILE, &|row| row.mode = 0o7777).is_ok());
+    assert_eq!(refused(with(FILE, &|row| row.mode = 0o10000)), Some(("a mode", 0o7777)));
+    let flags = DIRECTORY | MODE_CHANGED;
+    assert!(with(flags, &|row| row.agreed = 0o7777).is_ok());
+    assert_eq!(refused(with(flags, &|row| row.agreed = 0o10000)), Some(("a mode", 0o7777)));
+    assert!(with(SYMLINK, &|row| row.nanos = 999_999_999).is_ok());
+    let nanos = with(SYMLINK, &|row| row.nanos = 1_000_000_000);
+    assert_eq!(refused(nanos), Some(("nanoseconds", 999_999_999)));
+    assert!(with(FILE, &|row| row.size = NUMBER_MAX).is_ok());
+    let size = with(FILE, &|row| row.size = NUMBER_MAX + 1);
+    assert_eq!(refused(size), Some(("a file's size", NUMBER_MAX)));
+    assert!(with(SYMLINK, &|row| row.target = vec![b'x'; 4095]).is_ok());
+    let target = with(SYMLINK, &|row| row.target = vec![b'x'; 4096]);
+    assert_eq!(refused(target), Some(("a symlink's target", 4095)));
+    assert!(with(DELETED | EXTENDED, &|row| row.extension = vec![0; 64 << 10]).is_ok());
+    let extension = with(DELETED | EXTENDED, &|row| row.extension = vec![0; (64 << 10) + 1]);
+    assert_eq!(refused(extension), Some(("a row's extensions", 64 << 10)));
+    let empty = with(SYMLINK, &|row| row.target = Vec::new());
+    assert_eq!(empty, Err(DecodeError::Invalid("a symlink's target")));
+    let zero = with(SYMLINK, &|row| row.target = b"a\0b".to_vec());
+    assert_eq!(zero, Err(DecodeError::Invalid("a symlink's target")));
+    let unknown = with(0x40 | FILE, &|_| {});
+    assert_eq!(unknown, Err(DecodeError::Invalid("a row's flags")));
+    for kind in [DELETED, SYMLINK] {
+        let modeless = with(kind | MODE_CHANGED, &|_| {});
+        assert_eq!(modeless, Err(DecodeError::Invalid("a row's flags")), "it has no mode");
     }
 }
 
