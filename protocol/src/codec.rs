@@ -90,6 +90,11 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
+    /// A varint of at most [`NUMBER_MAX`]: a sequence number, a counter or a size.
+    pub fn number(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        self.bounded(what, NUMBER_MAX)
+    }
+
     /// A count of items that take at least one byte each: more than there are bytes left is
     /// refused before anything is allocated.
     pub fn count(&mut self, what: &'static str, limit: usize) -> Result<usize, DecodeError> {

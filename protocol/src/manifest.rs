@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::codec::{NUMBER_MAX, Put, Reader};
+use crate::codec::{Put, Reader};
 use crate::entry::{
     Check, CheckKey, Content, ContentHash, MODE_MASK, Props, Row, TARGET_MAX, Time,
 };
@@ -369,7 +369,7 @@ impl Columns {
             time.nanos = reader.bounded("nanoseconds", 999_999_999)? as u32;
         }
         for _ in 0..self.with_kind(&[KIND_FILE]).count() {
-            self.sizes.push(reader.bounded("a file's size", NUMBER_MAX)?);
+            self.sizes.push(reader.number("a file's size")?);
         }
         for _ in 0..self.with_kind(&[KIND_SYMLINK]).count() {
             self.targets.push(reader.bytes("a symlink's target", TARGET_MAX)?.into());
@@ -469,7 +469,7 @@ pub(crate) fn read_version(
     for _ in 0..count {
         let at = reader.varint("a replica's number")? as usize;
         let replica = replicas.get(at).ok_or(DecodeError::Invalid("a replica's number"))?;
-        pairs.push((*replica, reader.varint("a counter")?));
+        pairs.push((*replica, reader.number("a counter")?));
     }
     Ok(Version::from_pairs(pairs))
 }

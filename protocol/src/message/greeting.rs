@@ -148,7 +148,7 @@ impl Hello {
             replica,
             index,
             expected,
-            processed: r.varint("a sequence number")?,
+            processed: r.number("a sequence number")?,
             nonce: r.array("a nonce")?,
             flow,
             dry_run: bits & 4 != 0,
@@ -256,7 +256,7 @@ impl Welcome {
             verdict: match r.u8("a verdict")? {
                 n @ (0 | 1) => Verdict::Proceed { first_contact: n == 1 },
                 n @ (2 | 3) => Verdict::Restate {
-                    since: r.varint("a sequence number")?,
+                    since: r.number("a sequence number")?,
                     first_contact: n == 3,
                 },
                 _ => return Err(DecodeError::Invalid("a verdict")),
@@ -306,11 +306,11 @@ impl Statement {
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Statement, DecodeError> {
         Ok(Statement {
-            sequence: r.varint("a sequence number")?,
-            live: r.varint("a count of entries")?,
+            sequence: r.number("a sequence number")?,
+            live: r.number("a count of entries")?,
             scope: r.array("a scope digest")?,
             coverage: match r.u8("a coverage")? {
-                0 => Coverage::Changes { since: r.varint("a sequence number")? },
+                0 => Coverage::Changes { since: r.number("a sequence number")? },
                 1 => Coverage::Everything,
                 _ => return Err(DecodeError::Invalid("a coverage")),
             },

@@ -4,6 +4,7 @@ use super::{TEXT_MAX, shortened};
 use crate::codec::{Put, Reader};
 use crate::decision::{self, Decision};
 use crate::error::DecodeError;
+use crate::manifest::ENTRIES_MAX;
 use crate::path::PATH_MAX;
 
 /// Most bytes of a file that one `Coded` stands for.
@@ -49,8 +50,8 @@ impl Plan {
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Plan, DecodeError> {
-        let counter = r.varint("the planner's counter")?;
-        let extra_rows = r.varint("a count of rows")?;
+        let counter = r.number("the planner's counter")?;
+        let extra_rows = r.bounded("a count of rows", ENTRIES_MAX as u64)?;
         Ok(Plan { counter, extra_rows, decisions: r.raw(r.remaining(), "decisions")?.to_vec() })
     }
 }
@@ -109,7 +110,7 @@ impl Want {
         let kind = match r.u8("a want's kind")? {
             0 => WantKind::Whole,
             1 => WantKind::Delta(WantDelta {
-                old_len: r.varint("an old file's length")?,
+                old_len: r.number("an old file's length")?,
                 block_len: r.bounded("a block's length", u64::from(u32::MAX))? as u32,
                 hash_len: r.u8("a hash's length")?,
                 seed: u64::from_le_bytes(r.array("a seed")?),
@@ -252,7 +253,7 @@ impl Done {
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Done, DecodeError> {
-        let sequence = r.varint("a sequence number")?;
+        let sequence = r.number("a sequence number")?;
         let count = r.count("a count of failures", FAILURES_MAX)?;
         let failures = (0..count).map(|_| Failure::decode(r)).collect::<Result<_, _>>()?;
         Ok(Done { sequence, failures })

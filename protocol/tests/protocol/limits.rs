@@ -4,9 +4,9 @@ use psync_protocol::codec::{NUMBER_MAX, Put};
 use psync_protocol::error::DecodeError;
 use psync_protocol::frame::{FRAME_MAX, FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{BATCH_ROWS, ENTRIES_MAX, ManifestReader};
-use psync_protocol::message::Message;
+use psync_protocol::message::{CODED_RAW_MAX, Message, SIGNATURE_MAX};
 use psync_protocol::path::PathError;
-use psync_protocol::{CheckKey, ContentHash, ProtocolError, Row};
+use psync_protocol::{CheckKey, ContentHash, ProtocolError, ReplicaId, Row};
 
 use crate::raw::{self, DELETED, DIRECTORY, EXTENDED, FILE, MODE_CHANGED, RawRow, SYMLINK, row};
 use crate::samples::{self, ALICE, hello, one_of_each};
@@ -166,6 +166,58 @@ fn a_manifest_has_at_most_ten_million_rows() {
     assert_eq!(refused(error), Some(("the count of entries", ENTRIES_MAX as u64)));
 }
 
+/// A varint field somewhere in a payload: what stands before it, what after it, and its limit.
+struct Field {
+    type_byte: u8,
+    before: Vec<u8>,
+    after: Vec<u8>,
+    what: &'static str,
+    limit: u64,
+}
+
+fn field(type_byte: u8, before: &[u8], after: &[u8], what: &'static str, limit: u64) -> Field {
+    Field { type_byte, before: before.to_vec(), after: after.to_vec(), what, limit }
+}
+
+#[test]
+fn numbers_and_lengths_in_messages_keep_their_limits() {
+    let greeting = Message::Welcome(samples::welcome()).encode();
+    let restate = [&greeting[..greeting.len() - 1], &[2]].concat();
+    let fields = [
+        field(2, &restate, &[], "a sequence number", NUMBER_MAX),
+        field(3, &[], &[&[1][..], &[0; 8], &[1]].concat(), "a sequence number", NUMBER_MAX),
+        field(3, &[1], &[&[0; 8][..], &[1]].concat(), "a count of entries", NUMBER_MAX),
+        field(3, &[&[1, 1][..], &[0; 8], &[0]].concat(), &[], "a sequence number", NUMBER_MAX),
+        field(6, &[], &[0, 0], "the planner's counter", NUMBER_MAX),
+        field(6, &[0], &[0], "a count of rows", ENTRIES_MAX as u64),
+        field(7, &[0, 1], &[64, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0], "an old file's length", NUMBER_MAX),
+        field(7, &[0, 1, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0], "a block's length", u32::MAX.into()),
+        field(
+            7,
+            &[0, 1, 0, 64, 3, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[],
+            "a signature's length",
+            SIGNATURE_MAX,
+        ),
+        field(12, &[], &[0, 0xfd], "a coded length", CODED_RAW_MAX.into()),
+        field(15, &[], &[0], "a sequence number", NUMBER_MAX),
+    ];
+    for Field { type_byte, before, after, what, limit } in fields {
+        let payload = |value: u64| {
+            let mut out = before.clone();
+            out.put_varint(value);
+            out.put_raw(&after);
+            out
+        };
+        assert!(decode(type_byte, &payload(limit)).is_ok(), "{type_byte} {what}");
+        assert_eq!(
+            refused(decode(type_byte, &payload(limit + 1))),
+            Some((what, limit)),
+            "{type_byte}"
+        );
+    }
+}
+
 #[test]
 fn a_frame_of_one_mebibyte_is_taken_and_a_longer_one_refused_at_its_first_bytes() {
     let start = FrameEncoder::only(&Message::Hello(hello()));
@@ -193,6 +245,21 @@ fn a_frame_of_one_mebibyte_is_taken_and_a_longer_one_refused_at_its_first_bytes(
     let limit = FRAME_MAX as u64;
     assert_eq!(error, DecodeError::TooLarge { what: "a frame's length", value: limit + 1, limit });
     assert!(decoder.held() < 1000, "nothing is allocated for it");
+}
+
+#[test]
+fn counters_stay_within_what_an_index_can_hold() {
+    let version = |counter: u64| {
+        let mut out = vec![1];
+        out.put_raw(&[7; 16]);
+        out.put_raw(&[1, 1, 0]);
+        out.put_varint(counter);
+        out.put_raw(&[0, 0]);
+        read(&raw::batch_with(&out, &[row(FILE, "a")]))
+    };
+    let rows = version(NUMBER_MAX).unwrap();
+    assert_eq!(rows[0].content_version.counter(ReplicaId([7; 16])), NUMBER_MAX);
+    assert_eq!(refused(version(NUMBER_MAX + 1)), Some(("a counter", NUMBER_MAX)));
 }
 
 #[test]
