@@ -1,6 +1,6 @@
 //! The messages that open a session: who is there, and what is stated.
 
-use super::{TEXT_MAX, shortened};
+use super::TEXT_MAX;
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
 use crate::version::{IndexId, ReplicaId};
@@ -112,7 +112,8 @@ impl Hello {
         out.put_varint(self.filters.len() as u64);
         for filter in &self.filters {
             out.push(u8::from(filter.include));
-            out.put_bytes(shortened(&filter.pattern).as_bytes());
+            // Never cut: it would be another filter. The responder refuses one that is too long.
+            out.put_bytes(filter.pattern.as_bytes());
         }
         out.put_varint(self.places.len() as u64);
         self.places.iter().for_each(|place| out.put_raw(&place.to_le_bytes()));
@@ -188,7 +189,8 @@ impl Filter {
             1 => true,
             _ => return Err(DecodeError::Invalid("a filter's kind")),
         };
-        Ok(Filter { include, pattern: r.text("a filter", TEXT_MAX)? })
+        let pattern = String::from_utf8(r.bytes("a filter", TEXT_MAX)?.to_vec());
+        Ok(Filter { include, pattern: pattern.map_err(|_| DecodeError::Invalid("a filter"))? })
     }
 }
 

@@ -13,6 +13,8 @@ pub const CODED_RAW_MAX: u32 = 1 << 20;
 const RUNS_MAX: usize = 1 << 16;
 /// Most failures named in one `Done`.
 const FAILURES_MAX: usize = 10_000_000;
+/// Most bytes of a path that is only shown; what is longer is cut.
+const SHOWN_PATH_MAX: usize = PATH_MAX + 256;
 /// Most bytes of block hashes for one file.
 pub const SIGNATURE_MAX: u64 = 16 << 20;
 
@@ -295,7 +297,7 @@ impl Problem {
             ProblemKind::Pattern => 3,
             ProblemKind::Note => 4,
         });
-        out.put_bytes(&self.path);
+        out.put_bytes(&self.path[..self.path.len().min(SHOWN_PATH_MAX)]);
         out.put_bytes(shortened(&self.text).as_bytes());
     }
 
@@ -309,7 +311,7 @@ impl Problem {
                 4 => ProblemKind::Note,
                 _ => return Err(DecodeError::Invalid("a problem's kind")),
             },
-            path: r.bytes("a problem's path", PATH_MAX + 256)?.to_vec(),
+            path: r.bytes("a problem's path", SHOWN_PATH_MAX)?.to_vec(),
             text: r.text("a problem's text", TEXT_MAX)?,
         })
     }

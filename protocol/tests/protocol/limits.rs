@@ -4,9 +4,11 @@ use psync_protocol::codec::{NUMBER_MAX, Put};
 use psync_protocol::error::DecodeError;
 use psync_protocol::frame::{FRAME_MAX, FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{BATCH_ROWS, ENTRIES_MAX, ManifestReader};
-use psync_protocol::message::{CODED_RAW_MAX, Message, SIGNATURE_MAX};
+use psync_protocol::message::{
+    CHUNK_MAX, CODED_RAW_MAX, Filter, Hello, Message, SIGNATURE_MAX, TEXT_MAX,
+};
 use psync_protocol::path::PathError;
-use psync_protocol::{CheckKey, ContentHash, ProtocolError, ReplicaId, Row};
+use psync_protocol::{CheckKey, ContentHash, ErrorCode, ProtocolError, ReplicaId, Row};
 
 use crate::raw::{self, DELETED, DIRECTORY, EXTENDED, FILE, MODE_CHANGED, RawRow, SYMLINK, row};
 use crate::samples::{self, ALICE, hello, one_of_each};
@@ -216,6 +218,56 @@ fn numbers_and_lengths_in_messages_keep_their_limits() {
             "{type_byte}"
         );
     }
+}
+
+#[test]
+fn bytes_and_texts_in_messages_keep_their_limits() {
+    for (type_byte, what) in [(8, "a piece of a signature"), (10, "a literal")] {
+        assert!(decode(type_byte, &vec![0; CHUNK_MAX]).is_ok());
+        let error = decode(type_byte, &vec![0; CHUNK_MAX + 1]);
+        assert_eq!(refused(error), Some((what, CHUNK_MAX as u64)));
+        assert_eq!(decode(type_byte, &[]), Err(DecodeError::Truncated(what)));
+    }
+    let long = |before: &[u8], length: usize| {
+        let mut out = before.to_vec();
+        out.put_bytes(&vec![b'x'; length]);
+        out
+    };
+    for (type_byte, before, what) in [
+        (18, &[0][..], "an error's text"),
+        (14, &[0, 0], "a failure's text"),
+        (16, &[0, 0], "a problem's text"),
+    ] {
+        assert!(decode(type_byte, &long(before, TEXT_MAX)).is_ok());
+        let error = decode(type_byte, &long(before, TEXT_MAX + 1));
+        assert_eq!(refused(error), Some((what, TEXT_MAX as u64)));
+    }
+    let path = |length| [long(&[0], length), vec![0]].concat();
+    assert!(decode(16, &path(4352)).is_ok());
+    assert_eq!(refused(decode(16, &path(4353))), Some(("a problem's path", 4352)));
+    let filter = |length: usize| {
+        let filter = Filter { include: false, pattern: "x".repeat(length) };
+        decode(1, &Message::Hello(Hello { filters: vec![filter], ..hello() }).encode())
+    };
+    assert!(filter(TEXT_MAX).is_ok());
+    // A filter that is cut would be another filter.
+    assert_eq!(refused(filter(TEXT_MAX + 1)), Some(("a filter", TEXT_MAX as u64)));
+}
+
+#[test]
+fn a_text_for_people_is_cut_between_two_characters_before_it_is_sent() {
+    let message = Message::Error { code: ErrorCode::Io, text: format!("x{}", "é".repeat(5000)) };
+    let Ok(Message::Error { text, .. }) = Message::decode(18, &message.encode()) else {
+        panic!("it is an error");
+    };
+    assert_eq!(text, format!("x{}", "é".repeat(2047)));
+    let mut problem = samples::problem();
+    problem.path = vec![b'x'; 9000];
+    let Ok(Message::Problem(problem)) = Message::decode(16, &Message::Problem(problem).encode())
+    else {
+        panic!("it is a problem");
+    };
+    assert_eq!(problem.path.len(), 4352);
 }
 
 #[test]
