@@ -219,8 +219,12 @@ fn chunk(payload: &[u8], what: &'static str) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// Cuts a text for people at [`TEXT_MAX`] bytes, between two characters.
-pub(crate) fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_MAX)]
+fn shortened(text: &str) -> &str {
+    shortened_to(text, TEXT_MAX)
+}
+
+fn shortened_to(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most.min(TEXT_MAX))]
 }
 
 const MARK_BEHIND: u64 = 0;

@@ -1,9 +1,10 @@
 //! The messages that carry out a plan: wants, contents, outcomes.
 
-use super::{TEXT_MAX, shortened};
+use super::{TEXT_MAX, shortened, shortened_to};
 use crate::codec::{Put, Reader};
 use crate::decision::{self, Decision};
 use crate::error::DecodeError;
+use crate::frame::FRAME_MAX;
 use crate::manifest::ENTRIES_MAX;
 use crate::path::PATH_MAX;
 
@@ -13,6 +14,8 @@ pub const CODED_RAW_MAX: u32 = 1 << 20;
 const RUNS_MAX: usize = 1 << 16;
 /// Most failures named in one `Done`.
 const FAILURES_MAX: usize = 10_000_000;
+/// Most bytes that a failure takes beside its text: its path's number, kind and the text's length.
+const FAILURE_BYTES: usize = 10 + 1 + 2;
 /// Most bytes of a path that is only shown; what is longer is cut.
 const SHOWN_PATH_MAX: usize = PATH_MAX + 256;
 /// Most bytes of block hashes for one file.
@@ -215,13 +218,17 @@ pub struct Failure {
 
 impl Failure {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_within(TEXT_MAX, out);
+    }
+
+    fn encode_within(&self, text_max: usize, out: &mut Vec<u8>) {
         out.put_varint(self.index);
         out.push(match self.kind {
             FailureKind::Changed => 0,
             FailureKind::System => 1,
             FailureKind::Mismatch => 2,
         });
-        out.put_bytes(shortened(&self.text).as_bytes());
+        out.put_bytes(shortened_to(&self.text, text_max).as_bytes());
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Failure, DecodeError> {
@@ -251,7 +258,10 @@ impl Done {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(self.sequence);
         out.put_varint(self.failures.len() as u64);
-        self.failures.iter().for_each(|failure| failure.encode(out));
+        // Every failure is named; where they are many, less is said of each.
+        let room = (FRAME_MAX - FAILURE_BYTES).checked_div(self.failures.len());
+        let text_max = room.map_or(TEXT_MAX, |room| room.saturating_sub(FAILURE_BYTES));
+        self.failures.iter().for_each(|failure| failure.encode_within(text_max, out));
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Done, DecodeError> {

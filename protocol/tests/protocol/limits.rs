@@ -300,6 +300,34 @@ fn a_frame_of_one_mebibyte_is_taken_and_a_longer_one_refused_at_its_first_bytes(
 }
 
 #[test]
+fn a_message_that_no_frame_can_hold_is_not_sent() {
+    let codec = psync_protocol::message::StreamCodec::Raw;
+    let mut encoder = FrameEncoder::start(&Message::Hello(hello()), codec, 3).unwrap();
+    let before = encoder.ready();
+    assert!(encoder.push(&Message::Rows(vec![0; FRAME_MAX + 1])).is_err());
+    assert_eq!(encoder.ready(), before);
+    let filters = vec![Filter { include: true, pattern: "x".repeat(4000) }; 300];
+    let hello = Message::Hello(Hello { filters, ..hello() });
+    assert!(FrameEncoder::start(&hello, codec, 3).is_err());
+}
+
+#[test]
+fn the_last_word_names_every_failure_and_shortens_what_it_says_of_them() {
+    let mut failure = samples::failure(0);
+    failure.text = "No space left on device. ".repeat(10);
+    let failures: Vec<_> = (0..50_000)
+        .map(|index| psync_protocol::message::Failure { index, ..failure.clone() })
+        .collect();
+    let done = psync_protocol::message::Done { sequence: 1, failures };
+    let payload = Message::Done(done).encode();
+    assert!(payload.len() <= FRAME_MAX);
+    let Ok(Message::Done(done)) = Message::decode(15, &payload) else { panic!("it is Done") };
+    assert_eq!(done.failures.len(), 50_000);
+    assert!(done.failures.iter().enumerate().all(|(at, failure)| failure.index == at as u64));
+    assert!(done.failures[0].text.starts_with("No"));
+}
+
+#[test]
 fn counters_stay_within_what_an_index_can_hold() {
     let version = |counter: u64| {
         let mut out = vec![1];
