@@ -138,6 +138,8 @@ pub struct FrameDecoder {
     taken: usize,
     plain: Vec<u8>,
     read: usize,
+    /// The last decompression step was full: more may come without further input.
+    more: bool,
 }
 
 impl Default for FrameDecoder {
@@ -155,6 +157,7 @@ impl FrameDecoder {
             taken: 0,
             plain: Vec::new(),
             read: 0,
+            more: false,
         }
     }
 
@@ -188,7 +191,8 @@ impl FrameDecoder {
         }
     }
 
-    /// Whether every byte so far belongs to a whole message.
+    /// Whether every byte so far belongs to a whole message, as far as can be seen: the compressor's
+    /// own buffer may hold the beginning of another one.
     pub fn is_at_boundary(&self) -> bool {
         self.read == self.plain.len() && self.taken == self.input.len()
     }
@@ -266,6 +270,8 @@ impl FrameDecoder {
                 self.taken = self.input.len();
                 Ok(!rest.is_empty())
             }
+            // To ask for what cannot come is an error for zstd, after a few times.
+            Stage::Zstd(_) if rest.is_empty() && !self.more => Ok(false),
             Stage::Zstd(decoder) => {
                 let start = self.plain.len();
                 self.plain.resize(start + STEP, 0);
@@ -273,6 +279,7 @@ impl FrameDecoder {
                     decoder.run_on_buffers(rest, &mut self.plain[start..]).map_err(damaged)?;
                 self.plain.truncate(start + status.bytes_written);
                 self.taken += status.bytes_read;
+                self.more = status.bytes_written == STEP;
                 Ok(status.bytes_written > 0 || status.bytes_read > 0)
             }
         }

@@ -301,6 +301,20 @@ fn a_stream_that_needs_a_larger_window_than_agreed_is_refused() {
 }
 
 #[test]
+fn asking_again_without_new_bytes_gives_nothing_and_no_error() {
+    let mut decoder = FrameDecoder::new();
+    let line = compressed(&mut std::iter::once(vec![0, 19]), 20);
+    decoder.feed(&line[..line.len() - 1]);
+    assert!(decoder.message().unwrap().is_some());
+    for _ in 0..100 {
+        assert_eq!(decoder.message(), Ok(None));
+        decoder.feed(&[]);
+    }
+    decoder.feed(&line[line.len() - 1..]);
+    assert_eq!(decoder.message(), Ok(Some(Message::Ping)));
+}
+
+#[test]
 fn what_does_not_start_with_the_preface_is_shown_and_refused() {
     let mut decoder = FrameDecoder::new();
     decoder.feed(b"Welcome to \x1b[31mhost\n");
