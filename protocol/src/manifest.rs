@@ -20,11 +20,11 @@ const BATCH_BYTES: usize = 768 << 10;
 /// What the columns of one row may take at most, without its path, target and versions.
 const COLUMNS_BYTES: usize = 64;
 /// What one pair of a version may take at most: the replica's number and its counter.
-const PAIR_BYTES: usize = 2 + 9;
+pub(crate) const PAIR_BYTES: usize = 2 + 9;
 /// Most rows in one manifest.
 pub const ENTRIES_MAX: usize = 10_000_000;
 /// Most replicas that the versions of one batch may name.
-const REPLICAS_MAX: usize = 4096;
+pub(crate) const REPLICAS_MAX: usize = 4096;
 /// Most bytes of one row's extensions (owners, extended attributes and what follows).
 const EXTENSION_MAX: usize = 64 << 10;
 

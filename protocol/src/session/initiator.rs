@@ -54,7 +54,7 @@ impl Stating {
             rows,
             welcome: None,
             statement: None,
-            marks: None,
+            marks: Vec::new(),
             theirs: None,
         };
         (messages, next)
@@ -74,7 +74,7 @@ pub struct AwaitingAnswer {
     rows: Vec<Row<Check>>,
     welcome: Option<Welcome>,
     statement: Option<Statement>,
-    marks: Option<Vec<Mark>>,
+    marks: Vec<Mark>,
     theirs: Option<Rows>,
 }
 
@@ -127,11 +127,11 @@ impl AwaitingAnswer {
                 self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
                 self.statement = Some(statement);
             }
-            (Message::Marks(marks), _, Some(_)) if self.marks.is_none() => {
-                if marks.len() != self.rows.len() {
+            (Message::Marks(marks), _, Some(_)) if self.marks.len() < self.rows.len() => {
+                self.marks.extend(marks);
+                if self.marks.len() > self.rows.len() {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
-                self.marks = Some(marks);
             }
             (Message::Rows(payload), ..) if self.theirs.is_some() => {
                 if let Some(theirs) = &mut self.theirs {
@@ -159,13 +159,13 @@ impl AwaitingAnswer {
         else {
             return Err(incomplete);
         };
-        let marks = match (self.marks, welcome.verdict) {
-            (Some(marks), _) => marks,
-            (None, Verdict::Proceed { .. }) if !self.rows.is_empty() => return Err(incomplete),
-            (None, _) => Vec::new(),
-        };
+        let demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
+        let unmarked = self.marks.is_empty() && demands_rows;
+        if self.marks.len() != self.rows.len() && !unmarked {
+            return Err(incomplete);
+        }
         let rows = theirs.finish()?;
-        let answer = Answer { welcome, statement, marks, rows, ours: self.rows };
+        let answer = Answer { welcome, statement, marks: self.marks, rows, ours: self.rows };
         Ok(Deciding { key: self.key, replica: self.replica, answer })
     }
 }
@@ -204,7 +204,7 @@ impl Deciding {
             rows,
             welcome: Some(self.answer.welcome),
             statement: None,
-            marks: None,
+            marks: Vec::new(),
             theirs: None,
         };
         (messages, next)

@@ -8,7 +8,7 @@
 //! Opening
 //!   Hello Statement Rows* End  ------------>  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement (Marks Rows*)? End
+//!   <----  Welcome Problem* Statement Marks* Rows* End
 //! Deciding                                    AwaitingPlan
 //!   Statement Rows* End  ------------------>  ... and back to Answering
 //!   or Plan Rows* ...  -------------------->

@@ -5,7 +5,7 @@ use crate::decision::Planner;
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Welcome};
+use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Welcome, mark_parts};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first message.
@@ -128,8 +128,9 @@ impl Answering {
     ) -> (Vec<Message>, AwaitingPlan) {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
-        if !stated.is_empty() && !marks.is_empty() {
-            messages.push(Message::Marks(marks));
+        if !stated.is_empty() {
+            let parts = mark_parts(&marks).into_iter();
+            messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
         messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
         messages.push(Message::End);

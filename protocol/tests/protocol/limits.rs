@@ -221,6 +221,50 @@ fn numbers_and_lengths_in_messages_keep_their_limits() {
 }
 
 #[test]
+fn counts_in_messages_keep_their_limits() {
+    let hello = |filters: usize, places: usize| {
+        let filter = Filter { include: true, pattern: "x".into() };
+        let message = Hello { filters: vec![filter; filters], places: vec![0; places], ..hello() };
+        decode(1, &Message::Hello(message).encode())
+    };
+    assert!(hello(10_000, 256).is_ok());
+    assert_eq!(refused(hello(10_001, 0)), Some(("a count of filters", 10_000)));
+    assert_eq!(refused(hello(0, 257)), Some(("a count of places", 256)));
+
+    let runs = |count: usize| {
+        let mut out = vec![0];
+        out.put_varint(count as u64);
+        (0..count).for_each(|_| out.put_raw(&[2, 1]));
+        decode(12, &out)
+    };
+    assert!(runs(1 << 16).is_ok());
+    assert_eq!(refused(runs((1 << 16) + 1)), Some(("a count of runs", 1 << 16)));
+
+    let failures = |count: u64| {
+        let mut out = vec![0];
+        out.put_varint(count);
+        decode(15, &out)
+    };
+    assert_eq!(refused(failures(10_000_001)), Some(("a count of failures", 10_000_000)));
+    assert_eq!(failures(10_000_000), Err(DecodeError::Truncated("a count of failures")));
+
+    let marks = |runs: &[u64]| {
+        let mut out = vec![0, 0];
+        out.put_varint(runs.len() as u64);
+        for run in runs {
+            out.put_varint(1);
+            out.put_varint(*run);
+        }
+        decode(5, &out)
+    };
+    let most = psync_protocol::message::MARKS_MAX as u64;
+    assert!(marks(&[most]).is_ok());
+    assert_eq!(refused(marks(&[most + 1])), Some(("a run of marks", most)));
+    assert_eq!(refused(marks(&[most, 1])), Some(("a run of marks", 0)));
+    assert_eq!(marks(&[3, 0]), Err(DecodeError::Invalid("a run of marks")));
+}
+
+#[test]
 fn bytes_and_texts_in_messages_keep_their_limits() {
     for (type_byte, what) in [(8, "a piece of a signature"), (10, "a literal")] {
         assert!(decode(type_byte, &vec![0; CHUNK_MAX]).is_ok());

@@ -4,6 +4,7 @@
 
 mod hostile_bytes;
 mod limits;
+mod parts;
 mod raw;
 mod round_trips;
 mod samples;

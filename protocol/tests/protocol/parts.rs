@@ -1,0 +1,117 @@
+//! Plans and marks that are larger than a frame travel in parts.
+
+use psync_protocol::frame::FRAME_MAX;
+use psync_protocol::message::{MARKS_MAX, Mark, Message, Verdict, Welcome};
+use psync_protocol::session::{
+    AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, Opening, StatementStep,
+};
+use psync_protocol::{Check, ProtocolError, Row};
+
+use crate::samples::{ALICE, BOB, file, hello, statement, version, welcome};
+
+fn rows(count: usize) -> Vec<Row<Check>> {
+    let stating = Opening::new(&hello()).greeted();
+    let key = stating.key();
+    (0..count).map(|n| file(&format!("{n:07}"), b"", ALICE, n as u64 + 1).stated(key)).collect()
+}
+
+/// The initiator, having stated these rows and heard the start of an answer.
+fn awaiting_marks(rows: Vec<Row<Check>>) -> AwaitingAnswer {
+    let (_, mut state) = Opening::new(&hello()).greeted().state(statement(), rows);
+    for message in [Message::Welcome(welcome()), Message::Statement(statement())] {
+        state = match state.receive(message).unwrap() {
+            AnswerStep::More(state) => state,
+            _ => panic!("the answer goes on"),
+        };
+    }
+    state
+}
+
+/// The responder, having answered to these rows; and its answer after the greeting.
+fn answered(rows: Vec<Row<Check>>, marks: Vec<Mark>) -> (Vec<Message>, AwaitingPlan) {
+    let (_, state) = AwaitingHello.receive(Message::Hello(hello())).unwrap();
+    let (messages, _) = Opening::new(&hello()).greeted().state(statement(), rows);
+    let mut state = Some(state);
+    for message in messages {
+        match state.take().unwrap().receive(message).unwrap() {
+            StatementStep::More(next) => state = Some(next),
+            StatementStep::Turn(stated, mut answering) => {
+                let verdict = Verdict::Proceed { first_contact: true };
+                answering.welcome(Welcome { verdict, ..welcome() });
+                return answering.answer(stated.rows, Vec::new(), statement(), marks, Vec::new());
+            }
+        }
+    }
+    panic!("the statement has an end");
+}
+
+#[test]
+fn equal_trees_that_never_met_have_more_marks_than_a_frame_holds() {
+    let count = 150_000;
+    let same = |n: u64| Mark::Same { content: version(&[(BOB, n)]), props: version(&[(BOB, n)]) };
+    let marks: Vec<Mark> = (1..=count as u64).map(same).collect();
+    let (messages, _) = answered(rows(count), marks.clone());
+    let mut state = awaiting_marks(rows(count));
+    for message in messages.into_iter().skip(1) {
+        let payload = message.encode();
+        assert!(payload.len() <= FRAME_MAX);
+        match state.receive(Message::decode(message.type_byte(), &payload).unwrap()).unwrap() {
+            AnswerStep::More(next) => state = next,
+            AnswerStep::Turn(deciding) => {
+                assert!(deciding.answer.marks == marks);
+                return;
+            }
+            AnswerStep::Problem(..) => panic!("there was none"),
+        }
+    }
+    panic!("the answer has an end");
+}
+
+#[test]
+fn marks_from_very_many_replicas_fit_frames_too() {
+    let replica = |n: usize| psync_protocol::ReplicaId((n as u128).to_be_bytes());
+    let same = |n: usize| {
+        let pairs: Vec<_> = (n..n + 40).map(|n| (replica(n), u64::MAX >> 1)).collect();
+        Mark::Same { content: version(&pairs), props: version(&pairs[..9]) }
+    };
+    let marks: Vec<Mark> = (0..9000).map(|n| same(3 * n)).collect();
+    let (messages, _) = answered(rows(marks.len()), marks.clone());
+    let mut heard = Vec::new();
+    for message in messages {
+        let payload = message.encode();
+        assert!(payload.len() <= FRAME_MAX);
+        if let Message::Marks(part) = Message::decode(message.type_byte(), &payload).unwrap() {
+            heard.extend(part);
+        }
+    }
+    assert!(heard == marks);
+}
+
+#[test]
+fn a_run_of_marks_is_cut_where_a_message_may_hold_no_more() {
+    let marks = vec![Mark::Equal; 2 * MARKS_MAX + 1];
+    let (messages, _) = answered(rows(marks.len()), marks);
+    let lengths: Vec<usize> = messages
+        .iter()
+        .filter_map(|message| match message {
+            Message::Marks(part) => Some(part.len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lengths, [MARKS_MAX, MARKS_MAX, 1]);
+}
+
+#[test]
+fn more_marks_than_rows_are_refused_and_fewer_are_no_answer() {
+    let mark = |count: usize| Message::Marks(vec![Mark::Equal; count]);
+    let AnswerStep::More(state) = awaiting_marks(rows(3)).receive(mark(2)).unwrap() else {
+        panic!()
+    };
+    let error = state.receive(mark(2)).unwrap_err();
+    assert_eq!(error, ProtocolError::Contradiction("there is not one mark for each row"));
+    let AnswerStep::More(state) = awaiting_marks(rows(3)).receive(mark(2)).unwrap() else {
+        panic!()
+    };
+    let error = state.receive(Message::End).unwrap_err();
+    assert_eq!(error, ProtocolError::Contradiction("an answer is incomplete"));
+}
