@@ -21,26 +21,42 @@ const SHOWN_PATH_MAX: usize = PATH_MAX + 256;
 /// Most bytes of block hashes for one file.
 pub const SIGNATURE_MAX: u64 = 16 << 20;
 
-/// The initiator's plan. The paths are those of both ends' rows, sorted, each once.
+/// The initiator's plan, or the next part of it. The paths are those of both ends' rows, sorted,
+/// each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The planner's clock for versions of its own making.
     pub counter: u64,
     /// How many of the initiator's rows follow that it had not stated before.
     pub extra_rows: u64,
-    /// The column of decisions, still encoded: how many there must be is known to the session.
+    /// The column of decisions for the next paths, still encoded: how many there may be is known to
+    /// the session.
     pub decisions: Vec<u8>,
 }
 
 impl Plan {
-    /// From decisions in the order of the paths.
+    /// From decisions in the order of the paths, cut so that each part fits a frame.
+    pub fn parts(counter: u64, extra_rows: u64, decisions: &[Decision]) -> Vec<Plan> {
+        let parts = decision::parts(decisions).into_iter();
+        parts.map(|part| Plan::new(counter, extra_rows, part)).collect()
+    }
+
+    /// One part, from decisions in the order of the paths.
     pub fn new(counter: u64, extra_rows: u64, decisions: &[Decision]) -> Plan {
         let mut column = Vec::new();
         decision::encode(decisions, &mut column);
         Plan { counter, extra_rows, decisions: column }
     }
 
-    /// The decisions; there must be one for each of `paths` paths.
+    /// The decisions of a part, while `missing` of `paths` paths have none yet.
+    pub(crate) fn part(&self, missing: usize, paths: usize) -> Result<Vec<Decision>, DecodeError> {
+        let mut reader = Reader::new(&self.decisions);
+        let decisions = decision::decode_part(&mut reader, missing, paths)?;
+        reader.end("a plan")?;
+        Ok(decisions)
+    }
+
+    /// The decisions of a plan in one part; there must be one for each of `paths` paths.
     pub fn decisions(&self, paths: usize) -> Result<Vec<Decision>, DecodeError> {
         let mut reader = Reader::new(&self.decisions);
         let decisions = decision::decode(&mut reader, paths)?;

@@ -226,8 +226,11 @@ impl Deciding {
         counter: u64,
         extra: Vec<Row<Check>>,
     ) -> Result<(Vec<Message>, Agreement, Talking), ProtocolError> {
-        let plan = Plan::new(counter, extra.len() as u64, &decisions);
-        let mut messages = vec![Message::Plan(plan)];
+        if decisions.len() != paths.len() {
+            return Err(ProtocolError::Contradiction("there is not one decision for each path"));
+        }
+        let parts = Plan::parts(counter, extra.len() as u64, &decisions).into_iter();
+        let mut messages: Vec<Message> = parts.map(Message::Plan).collect();
         messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));
         paths.add_extra(extra)?;
         let talking = Talking::first(Role::Initiator, paths.len());

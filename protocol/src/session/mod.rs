@@ -11,7 +11,7 @@
 //!   <----  Welcome Problem* Statement Marks* Rows* End
 //! Deciding                                    AwaitingPlan
 //!   Statement Rows* End  ------------------>  ... and back to Answering
-//!   or Plan Rows* ...  -------------------->
+//!   or Plan+ Rows* ...  ------------------->
 //! Talking <-> Listening                       Listening <-> Talking
 //!   contents, wants, Done, End  <---------->  contents, wants, Done, End
 //! ```

@@ -1,7 +1,7 @@
 //! The responder's states, up to the plan.
 
 use super::{Agreement, Listening, Paths, Rows, broken, refuse};
-use crate::decision::Planner;
+use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
@@ -160,7 +160,53 @@ pub struct AwaitingPlan {
     theirs: Vec<Row<Check>>,
     ours: Vec<Row<Check>>,
     restated: Option<(Statement, Rows)>,
-    plan: Option<(Plan, Rows)>,
+    plan: Option<Planning>,
+}
+
+/// A plan of which not all may have come yet.
+#[derive(Debug)]
+struct Planning {
+    counter: u64,
+    extra_rows: u64,
+    paths: Paths,
+    decisions: Vec<Decision>,
+    extra: Rows,
+}
+
+impl Planning {
+    fn add(&mut self, plan: &Plan) -> Result<(), ProtocolError> {
+        if (plan.counter, plan.extra_rows) != (self.counter, self.extra_rows) {
+            return Err(ProtocolError::Contradiction("the parts of a plan differ"));
+        }
+        let missing = self.paths.len() - self.decisions.len();
+        let part = plan.part(missing, self.paths.len()).map_err(broken("Plan"))?;
+        self.decisions.extend(part);
+        Ok(())
+    }
+
+    fn add_rows(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        self.extra.take(payload)?;
+        if self.extra.len() as u64 > self.extra_rows {
+            return Err(ProtocolError::Contradiction("there are more extra rows than announced"));
+        }
+        Ok(())
+    }
+
+    fn is_decided(&self) -> bool {
+        self.decisions.len() == self.paths.len()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.is_decided() && self.extra.len() as u64 == self.extra_rows
+    }
+
+    fn complete(mut self, common: &Common) -> Result<Planned, ProtocolError> {
+        self.paths.add_extra(self.extra.finish()?)?;
+        let planner = Planner { replica: common.replica, counter: self.counter };
+        let listening = Listening::first(Role::Responder, self.paths.len());
+        let Planning { paths, decisions, .. } = self;
+        Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
+    }
 }
 
 /// What a message led to.
@@ -209,15 +255,30 @@ impl AwaitingPlan {
                 ));
             }
             (Message::Plan(plan), None, None) => {
-                self.plan = Some((plan, Rows::new(self.common.key.clone())));
+                let mut planning = Planning {
+                    counter: plan.counter,
+                    extra_rows: plan.extra_rows,
+                    paths: Paths::join(
+                        std::mem::take(&mut self.theirs),
+                        std::mem::take(&mut self.ours),
+                    ),
+                    decisions: Vec::new(),
+                    extra: Rows::new(self.common.key.clone()),
+                };
+                planning.add(&plan)?;
+                self.plan = Some(planning);
             }
-            (Message::Rows(payload), _, Some((plan, rows)))
-                if (rows.len() as u64) < plan.extra_rows =>
+            (Message::Plan(plan), _, Some(planning)) if !planning.is_decided() => {
+                planning.add(&plan)?;
+            }
+            (Message::Rows(payload), _, Some(planning))
+                if planning.is_decided() && !planning.is_complete() =>
             {
-                rows.take(&payload)?;
+                planning.add_rows(&payload)?;
             }
-            (message, _, Some((plan, rows))) if rows.len() as u64 == plan.extra_rows => {
-                return Ok(PlanStep::Planned(self.complete()?, message));
+            (message, _, plan) if plan.as_ref().is_some_and(Planning::is_complete) => {
+                let planning = self.plan.take().expect("matched just now");
+                return Ok(PlanStep::Planned(planning.complete(&self.common)?, message));
             }
             (other, ..) => {
                 return Err(refuse(
@@ -228,15 +289,5 @@ impl AwaitingPlan {
             }
         }
         Ok(PlanStep::More(self))
-    }
-
-    fn complete(self) -> Result<Planned, ProtocolError> {
-        let (plan, extra) = self.plan.ok_or(ProtocolError::Contradiction("there is no plan"))?;
-        let mut paths = Paths::join(self.theirs, self.ours);
-        let decisions = plan.decisions(paths.len()).map_err(broken("Plan"))?;
-        paths.add_extra(extra.finish()?)?;
-        let planner = Planner { replica: self.common.replica, counter: plan.counter };
-        let listening = Listening::first(Role::Responder, paths.len());
-        Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
     }
 }

@@ -1,13 +1,13 @@
 //! Plans and marks that are larger than a frame travel in parts.
 
 use psync_protocol::frame::FRAME_MAX;
-use psync_protocol::message::{MARKS_MAX, Mark, Message, Verdict, Welcome};
+use psync_protocol::message::{MARKS_MAX, Mark, Message, Plan, Verdict, Welcome};
 use psync_protocol::session::{
-    AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, Opening, StatementStep,
+    AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, Opening, PlanStep, StatementStep,
 };
-use psync_protocol::{Check, ProtocolError, Row};
+use psync_protocol::{Check, ContentDecision, Decision, ProtocolError, Role, Row};
 
-use crate::samples::{ALICE, BOB, file, hello, statement, version, welcome};
+use crate::samples::{ALICE, BOB, file, hello, path, statement, version, welcome};
 
 fn rows(count: usize) -> Vec<Row<Check>> {
     let stating = Opening::new(&hello()).greeted();
@@ -43,6 +43,13 @@ fn answered(rows: Vec<Row<Check>>, marks: Vec<Mark>) -> (Vec<Message>, AwaitingP
         }
     }
     panic!("the statement has an end");
+}
+
+fn planning(state: AwaitingPlan, message: Message) -> Result<AwaitingPlan, ProtocolError> {
+    match state.receive(message)? {
+        PlanStep::More(state) => Ok(state),
+        _ => panic!("the plan goes on"),
+    }
 }
 
 #[test]
@@ -114,4 +121,67 @@ fn more_marks_than_rows_are_refused_and_fewer_are_no_answer() {
     };
     let error = state.receive(Message::End).unwrap_err();
     assert_eq!(error, ProtocolError::Contradiction("an answer is incomplete"));
+}
+
+#[test]
+fn a_plan_with_many_clashes_travels_in_parts() {
+    let count = 12_000;
+    let clash = |n: usize| ContentDecision::KeepBoth {
+        winner: Role::Responder,
+        clash: path(&format!("{}/{n:07}_clash_202611201200", "d".repeat(200))),
+    };
+    let mut decisions: Vec<Decision> =
+        (0..count).map(|n| Decision { content: clash(n), ..Decision::agree() }).collect();
+    decisions[1].content = ContentDecision::Arrive { from: Role::Initiator, source: count - 1 };
+    let parts = Plan::parts(9, 0, &decisions);
+    assert!(parts.len() > 1);
+    let (_, mut state) = answered(rows(count), vec![Mark::Behind; count]);
+    for plan in parts {
+        let payload = Message::Plan(plan).encode();
+        assert!(payload.len() <= FRAME_MAX);
+        state = planning(state, Message::decode(6, &payload).unwrap()).unwrap();
+    }
+    let PlanStep::Planned(planned, _) = state.receive(Message::End).unwrap() else { panic!() };
+    assert!(planned.agreement.decisions == decisions);
+}
+
+#[test]
+fn parts_of_a_plan_that_do_not_fit_together_are_refused() {
+    let plan = |counter, extra, count| {
+        Message::Plan(Plan::new(counter, extra, &vec![Decision::agree(); count]))
+    };
+    let start = |extra| {
+        let (_, state) = answered(rows(3), vec![Mark::Behind; 3]);
+        planning(state, plan(9, extra, 2)).unwrap()
+    };
+    for other in [plan(8, 0, 1), plan(9, 1, 1)] {
+        let error = start(0).receive(other).unwrap_err();
+        assert_eq!(error, ProtocolError::Contradiction("the parts of a plan differ"));
+    }
+    for count in [0, 2] {
+        let error = start(0).receive(plan(9, 0, count)).unwrap_err();
+        assert!(matches!(error, ProtocolError::Decode { message: "Plan", .. }), "{error}");
+    }
+    for message in [Message::End, Message::Rows(Vec::new()), Message::Statement(statement())] {
+        let error = start(1).receive(message).unwrap_err();
+        assert!(matches!(error, ProtocolError::Unexpected { .. }), "{error}");
+    }
+    let state = planning(start(0), plan(9, 0, 1)).unwrap();
+    assert!(matches!(state.receive(Message::End), Ok(PlanStep::Planned(..))));
+}
+
+#[test]
+fn more_extra_rows_than_announced_or_at_other_paths_are_refused() {
+    let (_, state) = answered(Vec::new(), Vec::new());
+    let state = planning(state, Message::Plan(Plan::new(9, 1, &[]))).unwrap();
+    let two = psync_protocol::manifest::encode(&rows(2)).remove(0);
+    let error = state.receive(Message::Rows(two)).unwrap_err();
+    assert_eq!(error, ProtocolError::Contradiction("there are more extra rows than announced"));
+
+    let (_, state) = answered(rows(1), vec![Mark::Behind]);
+    let state = planning(state, Message::Plan(Plan::new(9, 1, &[Decision::agree()]))).unwrap();
+    let again = psync_protocol::manifest::encode(&rows(1)).remove(0);
+    let state = planning(state, Message::Rows(again)).unwrap();
+    let error = state.receive(Message::End).unwrap_err();
+    assert_eq!(error, ProtocolError::Contradiction("an extra row is not of the plan"));
 }
