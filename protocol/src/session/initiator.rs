@@ -108,7 +108,7 @@ impl AwaitingAnswer {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<AnswerStep, ProtocolError> {
         match (message, &self.welcome, &self.statement) {
-            (Message::Ping, ..) => {}
+            (Message::Ping, Some(_), _) => {}
             (Message::Welcome(welcome), None, _) => {
                 if !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
                     return Err(ProtocolError::Incompatible {
@@ -127,7 +127,7 @@ impl AwaitingAnswer {
                 self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
                 self.statement = Some(statement);
             }
-            (Message::Marks(marks), _, Some(_)) if self.marks.len() < self.rows.len() => {
+            (Message::Marks(marks), _, Some(_)) if self.may_be_marked() => {
                 self.marks.extend(marks);
                 if self.marks.len() > self.rows.len() {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
@@ -150,6 +150,12 @@ impl AwaitingAnswer {
             }
         }
         Ok(AnswerStep::More(self))
+    }
+
+    /// Marks come before rows, and as long as there are rows without one.
+    fn may_be_marked(&self) -> bool {
+        self.marks.len() < self.rows.len()
+            && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
     }
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
@@ -198,11 +204,16 @@ impl Deciding {
     ) -> (Vec<Message>, AwaitingAnswer) {
         let mut messages = stated(statement, &rows);
         messages.push(Message::End);
+        // The demand is met: what comes next is an answer to each of these rows.
+        let mut welcome = self.answer.welcome;
+        if let Verdict::Restate { first_contact, .. } = welcome.verdict {
+            welcome.verdict = Verdict::Proceed { first_contact };
+        }
         let next = AwaitingAnswer {
             key: self.key,
             replica: self.replica,
             rows,
-            welcome: Some(self.answer.welcome),
+            welcome: Some(welcome),
             statement: None,
             marks: Vec::new(),
             theirs: None,
@@ -226,6 +237,11 @@ impl Deciding {
         counter: u64,
         extra: Vec<Row<Check>>,
     ) -> Result<(Vec<Message>, Agreement, Talking), ProtocolError> {
+        if let Verdict::Restate { .. } = self.answer.welcome.verdict {
+            return Err(ProtocolError::Contradiction(
+                "the responder has to be told more rows first",
+            ));
+        }
         if decisions.len() != paths.len() {
             return Err(ProtocolError::Contradiction("there is not one decision for each path"));
         }

@@ -5,7 +5,9 @@ use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Hello, Mark, Message, Plan, Problem, Statement, Welcome, mark_parts};
+use crate::message::{
+    Hello, Mark, Message, Plan, Problem, Statement, Verdict, Welcome, mark_parts,
+};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first message.
@@ -88,7 +90,8 @@ impl AwaitingStatement {
             }
             (Message::End, Some((statement, rows))) => {
                 let stated = Stated { statement, rows: rows.finish()? };
-                let answering = Answering { common: self.common, greeted: self.greeted };
+                let answering =
+                    Answering { common: self.common, greeted: self.greeted, demands_rows: false };
                 return Ok(StatementStep::Turn(stated, answering));
             }
             (other, _) => {
@@ -108,6 +111,7 @@ impl AwaitingStatement {
 pub struct Answering {
     common: Common,
     greeted: bool,
+    demands_rows: bool,
 }
 
 impl Answering {
@@ -140,6 +144,7 @@ impl Answering {
                 common: self.common,
                 theirs: stated,
                 ours: rows,
+                demands_rows: self.demands_rows,
                 restated: None,
                 plan: None,
             },
@@ -149,6 +154,7 @@ impl Answering {
     /// The first message of the first answer.
     pub fn welcome(&mut self, welcome: Welcome) -> Message {
         self.greeted = true;
+        self.demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
         Message::Welcome(welcome)
     }
 }
@@ -159,6 +165,8 @@ pub struct AwaitingPlan {
     common: Common,
     theirs: Vec<Row<Check>>,
     ours: Vec<Row<Check>>,
+    /// A plan on what has been stated so far is not taken.
+    demands_rows: bool,
     restated: Option<(Statement, Rows)>,
     plan: Option<Planning>,
 }
@@ -235,7 +243,7 @@ impl AwaitingPlan {
     /// since the answer. A line that breaks just here looks the same, so an end that is left must not
     /// take anything it stated for processed.
     pub fn may_end(&self) -> bool {
-        self.restated.is_none() && self.plan.is_none()
+        !self.demands_rows && self.restated.is_none() && self.plan.is_none()
     }
 
     /// Takes the next message.
@@ -251,10 +259,10 @@ impl AwaitingPlan {
                 let stated = Stated { statement, rows: rows.finish()? };
                 return Ok(PlanStep::Restated(
                     stated,
-                    Answering { common: self.common, greeted: true },
+                    Answering { common: self.common, greeted: true, demands_rows: false },
                 ));
             }
-            (Message::Plan(plan), None, None) => {
+            (Message::Plan(plan), None, None) if !self.demands_rows => {
                 let mut planning = Planning {
                     counter: plan.counter,
                     extra_rows: plan.extra_rows,

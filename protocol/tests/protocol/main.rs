@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod actors;
 mod hostile_bytes;
 mod limits;
+mod pair;
 mod parts;
 mod raw;
+mod referee;
 mod round_trips;
 mod samples;
+mod sessions;
 mod strategies;
 mod versions;
+mod wrong_states;

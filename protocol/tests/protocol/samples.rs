@@ -2,7 +2,8 @@
 
 use psync_protocol::message::{
     BlockRun, Coded, Coverage, Done, Failure, FailureKind, Filter, Flow, Hello, Mark, Message,
-    Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantKind, Welcome,
+    Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind,
+    Welcome,
 };
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
@@ -49,6 +50,24 @@ pub(crate) fn deleted(
     }
 }
 
+pub(crate) fn directory(name: &str, replica: ReplicaId) -> Row<ContentHash> {
+    Row {
+        content: Content::Directory,
+        props: Props { mode: 0o755, mtime: Time::default() },
+        agreed_mode: 0o755,
+        ..file(name, b"", replica, 1)
+    }
+}
+
+pub(crate) fn symlink(name: &str, target: &[u8], replica: ReplicaId) -> Row<ContentHash> {
+    Row {
+        content: Content::Symlink { target: target.into(), hash: ContentHash::of_target(target) },
+        props: Props { mode: 0, mtime: Time { secs: -1, nanos: 999_999_999 } },
+        agreed_mode: 0,
+        ..file(name, b"", replica, 1)
+    }
+}
+
 pub(crate) fn stated(rows: &[Row<ContentHash>], key: &CheckKey) -> Vec<Row<psync_protocol::Check>> {
     rows.iter().map(|row| row.stated(key)).collect()
 }
@@ -90,6 +109,11 @@ pub(crate) fn statement() -> Statement {
         scope: [0x55; 8],
         coverage: Coverage::Changes { since: 299 },
     }
+}
+
+pub(crate) fn want_delta(index: u64, signature_len: u64) -> Want {
+    let delta = WantDelta { old_len: 1000, block_len: 64, hash_len: 3, seed: 7, signature_len };
+    Want { index, kind: WantKind::Delta(delta) }
 }
 
 pub(crate) fn want(index: u64) -> Want {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use psync_protocol::manifest::ManifestReader;
-use psync_protocol::message::{Hello, Message, Welcome};
+use psync_protocol::message::{Hello, Message, Verdict, Welcome};
 use psync_protocol::session::{AwaitingHello, Opening, common_version};
 use psync_protocol::{CheckKey, ErrorCode, ProtocolError, VERSION_MAX};
 
@@ -115,4 +115,24 @@ fn a_check_is_bound_to_an_end_and_to_a_session() {
     assert_eq!(one, row.stated(&CheckKey::new(ALICE, &[1; 16])));
     assert_ne!(one.content, row.stated(&CheckKey::new(ALICE, &[2; 16])).content);
     assert_ne!(one.content, row.stated(&CheckKey::new(crate::samples::BOB, &[1; 16])).content);
+}
+
+#[test]
+fn a_second_answer_is_an_answer_to_every_row() {
+    use psync_protocol::session::AnswerStep;
+    let verdict = Verdict::Restate { since: 0, first_contact: true };
+    let (_, state) = Opening::new(&hello()).greeted().state(statement(), Vec::new());
+    let demand = Message::Welcome(Welcome { verdict, ..welcome() });
+    let AnswerStep::More(state) = state.receive(demand).unwrap() else { panic!() };
+    let AnswerStep::More(state) = state.receive(Message::Statement(statement())).unwrap() else {
+        panic!()
+    };
+    let AnswerStep::Turn(deciding) = state.receive(Message::End).unwrap() else { panic!() };
+    let rows = vec![file("a", b"", ALICE, 1).stated(deciding.key())];
+    let (_, state) = deciding.restate(statement(), rows);
+    let AnswerStep::More(state) = state.receive(Message::Statement(statement())).unwrap() else {
+        panic!()
+    };
+    let error = state.receive(Message::End).unwrap_err();
+    assert_eq!(error, ProtocolError::Contradiction("an answer is incomplete"));
 }
