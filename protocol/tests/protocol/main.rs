@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod actors;
+mod golden_vectors;
 mod hostile_bytes;
 mod limits;
 mod pair;
