@@ -1,1 +1,9 @@
-//! psync.
+//! psync keeps two directory trees the same, in both directions, over slow and broken links.
+//!
+//! ARCHITECTURE.md draws the layers and says in which order to read them.
+
+pub mod index;
+pub mod reconcile;
+pub mod report;
+pub mod root;
+pub mod scan;

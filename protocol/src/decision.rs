@@ -54,9 +54,11 @@ pub struct Decision {
     pub content: ContentDecision,
     /// Of the properties.
     pub props: PropsDecision,
-    /// Whether the planner chose between changes on both sides: then the result is a change of
-    /// its own, newer than both.
-    pub resolved: bool,
+    /// Whether the planner chose between contents changed on both sides: then the result is a
+    /// change of its own, newer than both.
+    pub content_resolved: bool,
+    /// The same for the properties.
+    pub props_resolved: bool,
 }
 
 /// Versions and properties that a path has on both ends once a decision is carried out.
@@ -82,7 +84,12 @@ pub struct Planner {
 impl Decision {
     /// Nothing to do but to join versions.
     pub fn agree() -> Decision {
-        Decision { content: ContentDecision::Agree, props: PropsDecision::Agree, resolved: false }
+        Decision {
+            content: ContentDecision::Agree,
+            props: PropsDecision::Agree,
+            content_resolved: false,
+            props_resolved: false,
+        }
     }
 
     /// One end's content and properties, whole.
@@ -90,13 +97,14 @@ impl Decision {
         Decision {
             content: ContentDecision::Take(role),
             props: PropsDecision::Take(role),
-            resolved: false,
+            content_resolved: false,
+            props_resolved: false,
         }
     }
 
-    /// The same decision, marked as a choice between two changes.
+    /// The same decision, marked as a choice between two changes of content and properties.
     pub fn resolved(self) -> Decision {
-        Decision { resolved: true, ..self }
+        Decision { content_resolved: true, props_resolved: true, ..self }
     }
 
     /// What both ends record, given both rows of the path. An end that did not state a row has
@@ -119,8 +127,10 @@ impl Decision {
         };
         let mut content_version = initiator.content_version.join(&responder.content_version);
         let mut props_version = initiator.props_version.join(&responder.props_version);
-        if self.resolved {
+        if self.content_resolved {
             content_version = content_version.bump(planner.replica, planner.counter);
+        }
+        if self.props_resolved {
             props_version = props_version.bump(planner.replica, planner.counter);
         }
         Agreed { props, content_version, props_version }
@@ -135,7 +145,8 @@ impl Decision {
 const CONTENT: u8 = 0b0000_1111;
 const PROPS_SHIFT: u8 = 4;
 const PROPS: u8 = 0b0011_0000;
-const RESOLVED: u8 = 1 << 6;
+const CONTENT_RESOLVED: u8 = 1 << 6;
+const PROPS_RESOLVED: u8 = 1 << 7;
 
 /// A column is closed when its decisions may take this many bytes, so that it fits a frame.
 const PART_BYTES: usize = 768 << 10;
@@ -183,7 +194,14 @@ fn code(decision: &Decision) -> u8 {
         PropsDecision::Take(Responder) => 2,
         PropsDecision::Merge(_) => 3,
     };
-    content | props << PROPS_SHIFT | if decision.resolved { RESOLVED } else { 0 }
+    let mut code = content | props << PROPS_SHIFT;
+    if decision.content_resolved {
+        code |= CONTENT_RESOLVED;
+    }
+    if decision.props_resolved {
+        code |= PROPS_RESOLVED;
+    }
+    code
 }
 
 /// Cuts decisions into what fits one column, and one message, each; there is at least one.
@@ -287,8 +305,10 @@ fn decode_one(code: u8, paths: usize, reader: &mut Reader<'_>) -> Result<Decisio
             },
         }),
     };
-    if code & !(CONTENT | PROPS | RESOLVED) != 0 {
-        return Err(DecodeError::Invalid("a decision"));
-    }
-    Ok(Decision { content, props, resolved: code & RESOLVED != 0 })
+    Ok(Decision {
+        content,
+        props,
+        content_resolved: code & CONTENT_RESOLVED != 0,
+        props_resolved: code & PROPS_RESOLVED != 0,
+    })
 }

@@ -9,8 +9,8 @@ pub use greeting::{Coverage, Filter, Flow, Hello, Statement, StreamCodec, Verdic
 pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
-    BlockRun, CODED_RAW_MAX, Coded, Done, Failure, FailureKind, Plan, Problem, ProblemKind,
-    SIGNATURE_MAX, Want, WantDelta, WantKind,
+    DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
+    ProblemKind, SIGNATURE_MAX, Want, WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};
@@ -45,10 +45,8 @@ pub enum Message {
     File(u64),
     /// Bytes of the file as they are.
     Literal(Vec<u8>),
-    /// Whole blocks of the old file.
-    Copy(BlockRun),
-    /// Bytes coded against blocks of the old file.
-    Coded(Coded),
+    /// The next part of a file that was wanted as a delta.
+    Delta(DeltaOp),
     /// The file is complete; its full hash.
     FileEnd(ContentHash),
     /// The file cannot be sent after all.
@@ -104,15 +102,14 @@ message_types! {
     Signature = 8;
     File = 9;
     Literal = 10;
-    Copy = 11;
-    Coded = 12;
-    FileEnd = 13;
-    FileFailed = 14;
-    Done = 15;
-    Problem = 16;
-    End = 17;
-    Error = 18;
-    Ping = 19;
+    Delta = 11;
+    FileEnd = 12;
+    FileFailed = 13;
+    Done = 14;
+    Problem = 15;
+    End = 16;
+    Error = 17;
+    Ping = 18;
 }
 
 impl Message {
@@ -130,8 +127,7 @@ impl Message {
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
             Message::File(index) => out.put_varint(*index),
-            Message::Copy(run) => run.encode(&mut out),
-            Message::Coded(coded) => coded.encode(&mut out),
+            Message::Delta(delta) => delta.encode(&mut out),
             Message::FileEnd(hash) => out.put_raw(&hash.0),
             Message::FileFailed(failure) => failure.encode(&mut out),
             Message::Done(done) => done.encode(&mut out),
@@ -172,14 +168,13 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         8 => Message::Signature(chunk(payload, "a piece of a signature")?),
         9 => Message::File(r.varint("a path's number")?),
         10 => return Ok(Message::Literal(chunk(payload, "a literal")?)),
-        11 => Message::Copy(BlockRun::decode(r)?),
-        12 => return Ok(Message::Coded(Coded::decode(r)?)),
-        13 => Message::FileEnd(ContentHash(r.array("a hash")?)),
-        14 => Message::FileFailed(Failure::decode(r)?),
-        15 => Message::Done(Done::decode(r)?),
-        16 => Message::Problem(Problem::decode(r)?),
-        17 => Message::End,
-        18 => Message::Error {
+        11 => Message::Delta(DeltaOp::decode(r)?),
+        12 => Message::FileEnd(ContentHash(r.array("a hash")?)),
+        13 => Message::FileFailed(Failure::decode(r)?),
+        14 => Message::Done(Done::decode(r)?),
+        15 => Message::Problem(Problem::decode(r)?),
+        16 => Message::End,
+        17 => Message::Error {
             code: ErrorCode::from_number(r.varint("an error's number")?),
             text: r.text("an error's text", TEXT_MAX)?,
         },

@@ -8,10 +8,10 @@ use crate::frame::FRAME_MAX;
 use crate::manifest::ENTRIES_MAX;
 use crate::path::PATH_MAX;
 
-/// Most bytes of a file that one `Coded` stands for.
-pub const CODED_RAW_MAX: u32 = 1 << 20;
-/// Most runs of old blocks in one `Coded`.
-const RUNS_MAX: usize = 1 << 16;
+/// Most fresh bytes in one `Delta`.
+pub const FRESH_MAX: u32 = 960 << 10;
+/// Most pieces in one `Delta`.
+pub const PIECES_MAX: usize = 4096;
 /// Most failures named in one `Done`.
 const FAILURES_MAX: usize = 10_000_000;
 /// Most bytes that a failure takes beside its text: its path's number, kind and the text's length.
@@ -143,70 +143,65 @@ impl Want {
     }
 }
 
-/// A run of whole blocks of the old file. The last block may be shorter than the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockRun {
-    /// The first block's number.
-    pub block: u64,
-    /// How many; never zero.
-    pub count: u64,
-}
-
-impl BlockRun {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.put_varint(self.block);
-        out.put_varint(self.count);
-    }
-
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<BlockRun, DecodeError> {
-        let block = r.varint("a block's number")?;
-        let count = r.varint("a count of blocks")?;
-        if count == 0 || block.checked_add(count).is_none() {
-            return Err(DecodeError::Invalid("a run of blocks"));
-        }
-        Ok(BlockRun { block, count })
-    }
-}
-
-/// New bytes as a zstd frame whose prefix is the named blocks of the old file, in this order.
+/// The next part of a file that is sent against an old one: old blocks and fresh bytes by turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Coded {
-    /// How many bytes it stands for; at most [`CODED_RAW_MAX`].
-    pub raw_len: u32,
-    /// The prefix.
-    pub prefix: Vec<BlockRun>,
-    /// The frame.
+pub struct DeltaOp {
+    /// What to write, in order.
+    pub pieces: Vec<DeltaPiece>,
+    /// Whether `data` is a zstd frame, whose prefix is made of the blocks that the pieces name;
+    /// otherwise it is the fresh bytes as they are.
+    pub coded: bool,
+    /// The fresh bytes of all pieces, one after the other.
     pub data: Vec<u8>,
 }
 
-impl Coded {
+/// Old blocks, then fresh bytes; either may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaPiece {
+    /// The first block's number.
+    pub block: u64,
+    /// How many blocks. The last block of the old file may be shorter than the others.
+    pub count: u64,
+    /// How many fresh bytes follow.
+    pub fresh: u32,
+}
+
+impl DeltaOp {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.put_varint(u64::from(self.raw_len));
-        out.put_varint(self.prefix.len() as u64);
+        out.push(u8::from(self.coded));
+        out.put_varint(self.pieces.len() as u64);
         let mut next = 0u64;
-        for run in &self.prefix {
-            out.put_signed(run.block.wrapping_sub(next) as i64);
-            out.put_varint(run.count);
-            next = run.block.wrapping_add(run.count);
+        for piece in &self.pieces {
+            out.put_varint(piece.count);
+            if piece.count > 0 {
+                out.put_signed(piece.block.wrapping_sub(next) as i64);
+                next = piece.block.wrapping_add(piece.count);
+            }
+            out.put_varint(u64::from(piece.fresh));
         }
         out.put_raw(&self.data);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Coded, DecodeError> {
-        let raw_len = r.bounded("a coded length", u64::from(CODED_RAW_MAX))? as u32;
-        let runs = r.count("a count of runs", RUNS_MAX)?;
-        let mut prefix = Vec::with_capacity(runs);
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<DeltaOp, DecodeError> {
+        let coded = match r.u8("a delta's kind")? {
+            0 => false,
+            1 => true,
+            _ => return Err(DecodeError::Invalid("a delta's kind")),
+        };
+        let count = r.count("a count of pieces", PIECES_MAX)?;
+        let mut pieces = Vec::with_capacity(count);
         let mut next = 0u64;
-        for _ in 0..runs {
-            let block = next.wrapping_add(r.signed("a block's number")? as u64);
+        for _ in 0..count {
             let count = r.varint("a count of blocks")?;
-            next = block.checked_add(count).ok_or(DecodeError::Invalid("a run of blocks"))?;
-            if count == 0 {
-                return Err(DecodeError::Invalid("a run of blocks"));
+            let mut block = 0;
+            if count > 0 {
+                block = next.wrapping_add(r.signed("a block's number")? as u64);
+                next = block.checked_add(count).ok_or(DecodeError::Invalid("a run of blocks"))?;
             }
-            prefix.push(BlockRun { block, count });
+            let fresh = r.bounded("a count of fresh bytes", u64::from(FRESH_MAX))? as u32;
+            pieces.push(DeltaPiece { block, count, fresh });
         }
-        Ok(Coded { raw_len, prefix, data: r.raw(r.remaining(), "coded bytes")?.to_vec() })
+        Ok(DeltaOp { pieces, coded, data: r.raw(r.remaining(), "fresh bytes")?.to_vec() })
     }
 }
 

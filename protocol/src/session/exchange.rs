@@ -7,7 +7,7 @@ use super::refuse;
 use crate::Role;
 use crate::entry::ContentHash;
 use crate::error::ProtocolError;
-use crate::message::{BlockRun, Coded, Done, Failure, Message, Problem, Want, WantDelta, WantKind};
+use crate::message::{DeltaOp, Done, Failure, Message, Problem, Want, WantDelta, WantKind};
 
 /// What both ends keep book of.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Book {
                 }
                 self.open = Some(*index);
             }
-            Message::Literal(_) | Message::Copy(_) | Message::Coded(_) if self.open.is_some() => {}
+            Message::Literal(_) | Message::Delta(_) if self.open.is_some() => {}
             Message::FileEnd(_) if self.open.take().is_some() => {}
             Message::FileFailed(failure) => match self.open.take() {
                 Some(index) if index == failure.index => {}
@@ -161,10 +161,8 @@ pub enum Event {
     File(u64),
     /// Bytes as they are.
     Literal(Vec<u8>),
-    /// Blocks of the old file.
-    Copy(BlockRun),
-    /// Coded bytes.
-    Coded(Coded),
+    /// The next part against the old file.
+    Delta(DeltaOp),
     /// The content is complete.
     FileEnd(ContentHash),
     /// The content cannot be had.
@@ -233,8 +231,7 @@ impl Listening {
             Message::Signature(bytes) => Event::Signature(bytes),
             Message::File(index) => Event::File(index),
             Message::Literal(bytes) => Event::Literal(bytes),
-            Message::Copy(run) => Event::Copy(run),
-            Message::Coded(coded) => Event::Coded(coded),
+            Message::Delta(delta) => Event::Delta(delta),
             Message::FileEnd(hash) => Event::FileEnd(hash),
             Message::FileFailed(failure) => Event::FileFailed(failure),
             Message::Done(done) => Event::Done(done),

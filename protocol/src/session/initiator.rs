@@ -225,7 +225,7 @@ impl Deciding {
     pub fn paths(&mut self) -> Paths {
         let ours = std::mem::take(&mut self.answer.ours);
         let theirs = std::mem::take(&mut self.answer.rows);
-        Paths::join(ours, theirs)
+        Paths::join(ours, &self.answer.marks, theirs)
     }
 
     /// Sends the plan; `extra` are rows at paths of the plan that this end had not stated and the

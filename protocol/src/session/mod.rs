@@ -33,23 +33,55 @@ use crate::decision::Decision;
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest::ManifestReader;
-use crate::message::Message;
+use crate::message::{Mark, Message};
 
 /// The paths that a plan is about, in order: each path of either manifest once, with the rows
 /// that were stated for it.
 #[derive(Debug, Clone, Default)]
 pub struct Paths(Vec<Stand>);
 
-/// What was stated for one path. At least one of the two is there.
+/// What was stated for one path. At least one of the two rows is there.
 #[derive(Debug, Clone)]
 pub struct Stand {
     /// The initiator's row.
     pub initiator: Option<Row<Check>>,
-    /// The responder's row.
+    /// The responder's row, stated or told by a mark; none where it is older than the
+    /// initiator's or missing.
     pub responder: Option<Row<Check>>,
+    /// Whether the responder can take part at this path.
+    pub access: Access,
+}
+
+/// Whether the responder can take part at a path that the initiator stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// It can.
+    Open,
+    /// A filter there leaves it alone.
+    Ignored,
+    /// It cannot be read or written there now.
+    Unusable,
 }
 
 impl Stand {
+    fn marked(initiator: Row<Check>, mark: &Mark, responder: Option<Row<Check>>) -> Stand {
+        let told = match mark {
+            Mark::Equal => Some(initiator.clone()),
+            Mark::Same { content, props } => Some(Row {
+                content_version: content.clone(),
+                props_version: props.clone(),
+                ..initiator.clone()
+            }),
+            Mark::Behind | Mark::Ignored | Mark::Unusable => None,
+        };
+        let access = match mark {
+            Mark::Ignored => Access::Ignored,
+            Mark::Unusable => Access::Unusable,
+            Mark::Behind | Mark::Equal | Mark::Same { .. } => Access::Open,
+        };
+        Stand { initiator: Some(initiator), responder: responder.or(told), access }
+    }
+
     /// Where.
     pub fn path(&self) -> &crate::RelPath {
         let row = self.initiator.as_ref().or(self.responder.as_ref());
@@ -66,21 +98,22 @@ impl Stand {
 }
 
 impl Paths {
-    /// Joins two manifests, both sorted by path.
-    pub fn join(initiator: Vec<Row<Check>>, responder: Vec<Row<Check>>) -> Paths {
+    /// Joins two manifests, both sorted by path; `marks` has one for each row of the initiator.
+    pub fn join(initiator: Vec<Row<Check>>, marks: &[Mark], responder: Vec<Row<Check>>) -> Paths {
         let mut stands = Vec::with_capacity(initiator.len().max(responder.len()));
-        let mut left = initiator.into_iter().peekable();
+        let mut left = initiator.into_iter().zip(marks).peekable();
         let mut right = responder.into_iter().peekable();
         loop {
             let order = match (left.peek(), right.peek()) {
                 (None, None) => break,
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(a), Some(b)) => a.path.cmp(&b.path),
+                (Some((a, _)), Some(b)) => a.path.cmp(&b.path),
             };
-            stands.push(Stand {
-                initiator: if order.is_le() { left.next() } else { None },
-                responder: if order.is_ge() { right.next() } else { None },
+            let responder = if order.is_ge() { right.next() } else { None };
+            stands.push(match order.is_le().then(|| left.next()).flatten() {
+                Some((initiator, mark)) => Stand::marked(initiator, mark, responder),
+                None => Stand { initiator: None, responder, access: Access::Open },
             });
         }
         Paths(stands)

@@ -143,6 +143,7 @@ impl Answering {
             AwaitingPlan {
                 common: self.common,
                 theirs: stated,
+                marks,
                 ours: rows,
                 demands_rows: self.demands_rows,
                 restated: None,
@@ -164,6 +165,7 @@ impl Answering {
 pub struct AwaitingPlan {
     common: Common,
     theirs: Vec<Row<Check>>,
+    marks: Vec<Mark>,
     ours: Vec<Row<Check>>,
     /// A plan on what has been stated so far is not taken.
     demands_rows: bool,
@@ -268,6 +270,7 @@ impl AwaitingPlan {
                     extra_rows: plan.extra_rows,
                     paths: Paths::join(
                         std::mem::take(&mut self.theirs),
+                        &self.marks,
                         std::mem::take(&mut self.ours),
                     ),
                     decisions: Vec::new(),

@@ -1,7 +1,7 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    BlockRun, Coded, Coverage, Done, Hello, Mark, Message, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, Done, Hello, Mark, Message, Statement, StreamCodec, Verdict, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
@@ -101,14 +101,11 @@ impl Exchange {
 
 /// A content in every form in which one may travel.
 fn content(index: u64) -> Vec<Message> {
-    let coded =
-        Coded { raw_len: 4, prefix: vec![BlockRun { block: 3, count: 1 }], data: vec![9; 7] };
     vec![
         Message::File(index),
         Message::Literal(b"fresh bytes".to_vec()),
-        Message::Copy(BlockRun { block: 0, count: 2 }),
         Message::Ping,
-        Message::Coded(coded),
+        Message::Delta(samples::delta()),
         Message::FileEnd(ContentHash::of_bytes(b"whatever")),
     ]
 }

@@ -7,8 +7,8 @@ use psync_protocol::codec::Put;
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, ManifestReader};
 use psync_protocol::message::{
-    BlockRun, Coded, Coverage, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Plan,
-    Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
+    Coverage, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Plan, Statement,
+    StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, Props,
@@ -116,12 +116,14 @@ fn decisions() -> Vec<Decision> {
         Decision {
             content: ContentDecision::KeepBoth { winner: Role::Responder, clash },
             props: PropsDecision::Take(Role::Responder),
-            resolved: true,
+            content_resolved: true,
+            props_resolved: false,
         },
         Decision {
             content: ContentDecision::Arrive { from: Role::Responder, source: 2 },
             props: PropsDecision::Merge(props),
-            resolved: false,
+            content_resolved: false,
+            props_resolved: true,
         },
         Decision { content: ContentDecision::Later, ..Decision::agree() },
     ]
@@ -153,9 +155,6 @@ fn messages() -> Vec<(&'static str, Message)> {
         seed: 0x0102_0304_0506_0708,
         signature_len: 48,
     };
-    let run = |block, count| BlockRun { block, count };
-    let coded =
-        Coded { raw_len: 700, prefix: vec![run(5, 2), run(3, 1)], data: vec![0xde, 0xad, 0xbe] };
     let full =
         Failure { index: 2, kind: FailureKind::System, text: "No space left on device".into() };
     let everything = Statement { coverage: Coverage::Everything, ..samples::statement() };
@@ -172,8 +171,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("signature.txt", Message::Signature((0..6).collect())),
         ("file.txt", Message::File(300)),
         ("literal.txt", Message::Literal(b"one\n".to_vec())),
-        ("copy.txt", Message::Copy(run(5, 300))),
-        ("coded.txt", Message::Coded(coded)),
+        ("delta.txt", Message::Delta(samples::delta())),
         ("file-end.txt", Message::FileEnd(ContentHash([0x66; 32]))),
         ("file-failed.txt", Message::FileFailed(failure(300))),
         ("done.txt", Message::Done(Done { sequence: 301, failures: vec![full] })),

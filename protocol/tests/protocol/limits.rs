@@ -5,7 +5,7 @@ use psync_protocol::error::DecodeError;
 use psync_protocol::frame::{FRAME_MAX, FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{BATCH_ROWS, ENTRIES_MAX, ManifestReader};
 use psync_protocol::message::{
-    CHUNK_MAX, CODED_RAW_MAX, Filter, Hello, Message, SIGNATURE_MAX, TEXT_MAX,
+    CHUNK_MAX, FRESH_MAX, Filter, Hello, Message, PIECES_MAX, SIGNATURE_MAX, TEXT_MAX,
 };
 use psync_protocol::path::PathError;
 use psync_protocol::{CheckKey, ContentHash, ErrorCode, ProtocolError, ReplicaId, Row};
@@ -201,8 +201,8 @@ fn numbers_and_lengths_in_messages_keep_their_limits() {
             "a signature's length",
             SIGNATURE_MAX,
         ),
-        field(12, &[], &[0, 0xfd], "a coded length", CODED_RAW_MAX.into()),
-        field(15, &[], &[0], "a sequence number", NUMBER_MAX),
+        field(11, &[1, 1, 0], &[0xfd], "a count of fresh bytes", FRESH_MAX.into()),
+        field(14, &[], &[0], "a sequence number", NUMBER_MAX),
     ];
     for Field { type_byte, before, after, what, limit } in fields {
         let payload = |value: u64| {
@@ -231,19 +231,19 @@ fn counts_in_messages_keep_their_limits() {
     assert_eq!(refused(hello(10_001, 0)), Some(("a count of filters", 10_000)));
     assert_eq!(refused(hello(0, 257)), Some(("a count of places", 256)));
 
-    let runs = |count: usize| {
+    let pieces = |count: usize| {
         let mut out = vec![0];
         out.put_varint(count as u64);
-        (0..count).for_each(|_| out.put_raw(&[2, 1]));
-        decode(12, &out)
+        (0..count).for_each(|_| out.put_raw(&[1, 2, 0]));
+        decode(11, &out)
     };
-    assert!(runs(1 << 16).is_ok());
-    assert_eq!(refused(runs((1 << 16) + 1)), Some(("a count of runs", 1 << 16)));
+    assert!(pieces(PIECES_MAX).is_ok());
+    assert_eq!(refused(pieces(PIECES_MAX + 1)), Some(("a count of pieces", PIECES_MAX as u64)));
 
     let failures = |count: u64| {
         let mut out = vec![0];
         out.put_varint(count);
-        decode(15, &out)
+        decode(14, &out)
     };
     assert_eq!(refused(failures(10_000_001)), Some(("a count of failures", 10_000_000)));
     assert_eq!(failures(10_000_000), Err(DecodeError::Truncated("a count of failures")));
@@ -278,17 +278,17 @@ fn bytes_and_texts_in_messages_keep_their_limits() {
         out
     };
     for (type_byte, before, what) in [
-        (18, &[0][..], "an error's text"),
-        (14, &[0, 0], "a failure's text"),
-        (16, &[0, 0], "a problem's text"),
+        (17, &[0][..], "an error's text"),
+        (13, &[0, 0], "a failure's text"),
+        (15, &[0, 0], "a problem's text"),
     ] {
         assert!(decode(type_byte, &long(before, TEXT_MAX)).is_ok());
         let error = decode(type_byte, &long(before, TEXT_MAX + 1));
         assert_eq!(refused(error), Some((what, TEXT_MAX as u64)));
     }
     let path = |length| [long(&[0], length), vec![0]].concat();
-    assert!(decode(16, &path(4352)).is_ok());
-    assert_eq!(refused(decode(16, &path(4353))), Some(("a problem's path", 4352)));
+    assert!(decode(15, &path(4352)).is_ok());
+    assert_eq!(refused(decode(15, &path(4353))), Some(("a problem's path", 4352)));
     let filter = |length: usize| {
         let filter = Filter { include: false, pattern: "x".repeat(length) };
         decode(1, &Message::Hello(Hello { filters: vec![filter], ..hello() }).encode())
@@ -301,13 +301,13 @@ fn bytes_and_texts_in_messages_keep_their_limits() {
 #[test]
 fn a_text_for_people_is_cut_between_two_characters_before_it_is_sent() {
     let message = Message::Error { code: ErrorCode::Io, text: format!("x{}", "é".repeat(5000)) };
-    let Ok(Message::Error { text, .. }) = Message::decode(18, &message.encode()) else {
+    let Ok(Message::Error { text, .. }) = Message::decode(17, &message.encode()) else {
         panic!("it is an error");
     };
     assert_eq!(text, format!("x{}", "é".repeat(2047)));
     let mut problem = samples::problem();
     problem.path = vec![b'x'; 9000];
-    let Ok(Message::Problem(problem)) = Message::decode(16, &Message::Problem(problem).encode())
+    let Ok(Message::Problem(problem)) = Message::decode(15, &Message::Problem(problem).encode())
     else {
         panic!("it is a problem");
     };
@@ -365,7 +365,7 @@ fn the_last_word_names_every_failure_and_shortens_what_it_says_of_them() {
     let done = psync_protocol::message::Done { sequence: 1, failures };
     let payload = Message::Done(done).encode();
     assert!(payload.len() <= FRAME_MAX);
-    let Ok(Message::Done(done)) = Message::decode(15, &payload) else { panic!("it is Done") };
+    let Ok(Message::Done(done)) = Message::decode(14, &payload) else { panic!("it is Done") };
     assert_eq!(done.failures.len(), 50_000);
     assert!(done.failures.iter().enumerate().all(|(at, failure)| failure.index == at as u64));
     assert!(done.failures[0].text.starts_with("No"));
@@ -399,7 +399,7 @@ fn what_is_left_over_after_the_last_field_is_refused_except_in_greetings() {
             | Message::Plan(_)
             | Message::Literal(_)
             | Message::Signature(_)
-            | Message::Coded(_) => assert!(result.is_ok()),
+            | Message::Delta(_) => assert!(result.is_ok()),
             _ => {
                 assert_eq!(result, Err(DecodeError::Trailing(1, "a message")), "{}", message.name())
             }
@@ -412,6 +412,6 @@ fn what_is_left_over_after_the_last_field_is_refused_except_in_greetings() {
 
 #[test]
 fn a_hash_is_exactly_32_bytes() {
-    assert_eq!(decode(13, &[1; 32]), Ok(Message::FileEnd(ContentHash([1; 32]))));
-    assert_eq!(decode(13, &[1; 31]), Err(DecodeError::Truncated("a hash")));
+    assert_eq!(decode(12, &[1; 32]), Ok(Message::FileEnd(ContentHash([1; 32]))));
+    assert_eq!(decode(12, &[1; 31]), Err(DecodeError::Truncated("a hash")));
 }

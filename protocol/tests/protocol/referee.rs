@@ -110,7 +110,7 @@ impl Rules {
                     && self.owed.remove(index)
                     && self.open.replace(*index).is_none()
             }
-            Message::Literal(_) | Message::Copy(_) | Message::Coded(_) => self.open.is_some(),
+            Message::Literal(_) | Message::Delta(_) => self.open.is_some(),
             Message::FileEnd(_) => self.open.take().is_some(),
             Message::FileFailed(failure) => match self.open.take() {
                 Some(open) => open == failure.index,

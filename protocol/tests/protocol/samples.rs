@@ -1,7 +1,7 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    BlockRun, Coded, Coverage, Done, Failure, FailureKind, Filter, Flow, Hello, Mark, Message,
+    Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello, Mark, Message,
     Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind,
     Welcome,
 };
@@ -128,6 +128,13 @@ pub(crate) fn problem() -> Problem {
     Problem { kind: ProblemKind::Special, path: b"dev/null".to_vec(), text: "a device".into() }
 }
 
+pub(crate) fn delta() -> DeltaOp {
+    let copy = DeltaPiece { block: 5, count: 2, fresh: 700 };
+    let back = DeltaPiece { block: 3, count: 1, fresh: 0 };
+    let pieces = vec![copy, back, DeltaPiece { block: 0, count: 0, fresh: 20 }];
+    DeltaOp { pieces, coded: true, data: vec![0xde, 0xad, 0xbe] }
+}
+
 /// A valid batch: one row, `a.txt`.
 pub(crate) fn batch() -> Vec<u8> {
     let key = CheckKey::new(ALICE, &[0x33; 16]);
@@ -147,12 +154,7 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Signature(vec![1, 2, 3]),
         Message::File(0),
         Message::Literal(b"bytes".to_vec()),
-        Message::Copy(BlockRun { block: 0, count: 2 }),
-        Message::Coded(Coded {
-            raw_len: 5,
-            prefix: vec![BlockRun { block: 1, count: 1 }],
-            data: vec![0xfd],
-        }),
+        Message::Delta(delta()),
         Message::FileEnd(ContentHash([0x66; 32])),
         Message::FileFailed(failure(0)),
         Message::Done(Done { sequence: 301, failures: vec![failure(0)] }),

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    BlockRun, CODED_RAW_MAX, Coded, Coverage, Done, Failure, FailureKind, Filter, Flow, Hello,
+    Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello,
     Mark, Message, Plan, Problem, ProblemKind, SIGNATURE_MAX, Statement, StreamCodec, Verdict,
     Want, WantDelta, WantKind, Welcome,
 };
@@ -133,8 +133,14 @@ pub(crate) fn decisions(count: usize) -> impl Strategy<Value = Vec<Decision>> {
         1 => role().prop_map(PropsDecision::Take),
         1 => props().prop_map(PropsDecision::Merge),
     ];
-    let decision = (content, properties, any::<bool>())
-        .prop_map(|(content, props, resolved)| Decision { content, props, resolved });
+    let decision = (content, properties, any::<bool>(), any::<bool>()).prop_map(
+        |(content, props, content_resolved, props_resolved)| Decision {
+            content,
+            props,
+            content_resolved,
+            props_resolved,
+        },
+    );
     vec(decision, count)
 }
 
@@ -236,8 +242,12 @@ fn want() -> impl Strategy<Value = Want> {
         .prop_map(|(index, kind)| Want { index, kind })
 }
 
-fn run() -> impl Strategy<Value = BlockRun> {
-    (number(), 1u64..1 << 40).prop_map(|(block, count)| BlockRun { block, count })
+/// Blocks that do not exist have no number.
+fn piece() -> impl Strategy<Value = DeltaPiece> {
+    (number(), 0u64..1 << 40, 0..=FRESH_MAX).prop_map(|(block, count, fresh)| {
+        let block = if count == 0 { 0 } else { block };
+        DeltaPiece { block, count, fresh }
+    })
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -259,8 +269,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
     let plan = (number(), 0..10_000_000u64, (0usize..20).prop_flat_map(decisions)).prop_map(
         |(counter, extra, decisions)| Message::Plan(Plan::new(counter, extra, &decisions)),
     );
-    let coded = (0..=CODED_RAW_MAX, vec(run(), 0..5), bytes())
-        .prop_map(|(raw_len, prefix, data)| Message::Coded(Coded { raw_len, prefix, data }));
+    let delta = (vec(piece(), 0..5), any::<bool>(), bytes())
+        .prop_map(|(pieces, coded, data)| Message::Delta(DeltaOp { pieces, coded, data }));
     let rows = rows(CheckKey::new(ReplicaId([1; 16]), &[2; 16]), 12).prop_map(|rows| {
         Message::Rows(psync_protocol::manifest::encode(&rows).pop().unwrap_or_default())
     });
@@ -279,8 +289,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         bytes().prop_map(Message::Signature),
         any::<u64>().prop_map(Message::File),
         bytes().prop_map(Message::Literal),
-        run().prop_map(Message::Copy),
-        coded,
+        delta,
         any::<[u8; 32]>().prop_map(|hash| Message::FileEnd(ContentHash(hash))),
         failure().prop_map(Message::FileFailed),
         done,

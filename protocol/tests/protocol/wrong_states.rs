@@ -1,6 +1,6 @@
 //! Every message in every state: what may come is taken, what may not is refused by name.
 
-use psync_protocol::message::{Done, Message, Plan, Verdict, Welcome};
+use psync_protocol::message::{Done, Mark, Message, Plan, Verdict, Welcome};
 use psync_protocol::session::{
     AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement, Heard, Listening,
     Next, Opening, PlanStep, StatementStep, Talking,
@@ -22,7 +22,7 @@ struct Case {
 
 const EXCHANGE: &[&str] = &["Want", "Done", "Problem", "Ping", "End"];
 const OPEN_FILE: &[&str] =
-    &["Want", "Literal", "Copy", "Coded", "FileEnd", "FileFailed", "Done", "Problem", "Ping"];
+    &["Want", "Literal", "Delta", "FileEnd", "FileFailed", "Done", "Problem", "Ping"];
 
 const CASES: &[Case] = &[
     Case {
@@ -193,7 +193,7 @@ fn introduction() -> Message {
 }
 
 fn marks() -> Message {
-    Message::Marks(vec![psync_protocol::message::Mark::Behind])
+    Message::Marks(vec![Mark::Behind])
 }
 
 fn rows() -> Vec<psync_protocol::Row<psync_protocol::Check>> {
@@ -228,7 +228,8 @@ fn awaiting_plan(verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
         ours[..0].to_vec()
     };
     let stated = if ours.is_empty() { stated.rows } else { Vec::new() };
-    let (_, mut state) = answering.answer(stated, Vec::new(), statement(), Vec::new(), ours);
+    let marks = vec![Mark::Behind; stated.len()];
+    let (_, mut state) = answering.answer(stated, Vec::new(), statement(), marks, ours);
     for message in heard {
         state = match state.receive(message.clone()).unwrap() {
             PlanStep::More(state) => state,

@@ -1,0 +1,138 @@
+//! A replica's index: one row for each entry and tombstone, in SQLite, with what is known of each
+//! peer. All of a run's changes to it are made in few transactions, each after the files that it
+//! speaks of are durable.
+
+mod open;
+mod peers;
+mod rows;
+
+pub use open::{OpenError, SetAside};
+pub use peers::Peer;
+pub use rows::{Known, Stamp};
+
+use std::collections::HashMap;
+
+use psync_protocol::{ContentHash, IndexId, ReplicaId, Row, Version};
+use rusqlite::Connection;
+use thiserror::Error;
+
+/// A row of the index: what is stated to peers, and what only this replica needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What peers are told.
+    pub row: Row<ContentHash>,
+    /// What the file looked like when it was last hashed.
+    pub stamp: Stamp,
+    /// Its inode then: tells a moved file from a copied one.
+    pub inode: u64,
+    /// Whether some peer is known to have this content: then the next change builds on it.
+    pub shared: bool,
+    /// When it was found deleted, in seconds since 1970; zero for what lives.
+    pub deleted_at: i64,
+}
+
+/// An error of the state database.
+#[derive(Debug, Error)]
+pub enum IndexError {
+    /// SQLite's own.
+    #[error("the state database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A row that no version of psync writes.
+    #[error("the state database holds a row that makes no sense ({0})")]
+    Nonsense(&'static str),
+}
+
+impl IndexError {
+    /// Whether the database itself is damaged, so that it has to be set aside.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ffi::ErrorCode;
+        match self {
+            IndexError::Nonsense(_) => true,
+            IndexError::Sqlite(error) => match error {
+                rusqlite::Error::SqliteFailure(failure, _) => {
+                    matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                }
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..) => true,
+                _ => false,
+            },
+        }
+    }
+}
+
+/// An open index. Whoever has one holds the root's lock.
+#[derive(Debug)]
+pub struct Index {
+    db: Connection,
+    replica: ReplicaId,
+    index_id: IndexId,
+    sequence: u64,
+    clock: u64,
+    version_ids: HashMap<Version, i64>,
+    versions: HashMap<i64, Version>,
+}
+
+impl Index {
+    /// Who this replica is.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// The life of this index.
+    pub fn index_id(&self) -> IndexId {
+        self.index_id
+    }
+
+    /// The highest sequence number given so far.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The next reading of the replica's clock: what this run's changes put into versions. It is
+    /// kept with the first change that uses it.
+    pub fn next_clock(&self) -> u64 {
+        self.clock + 1
+    }
+
+    /// Runs `body` in one transaction: all of its changes, or none.
+    pub fn transaction<T>(
+        &mut self,
+        body: impl FnOnce(&mut Index) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        let before = (self.sequence, self.clock);
+        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        let result = body(self).and_then(|value| {
+            self.put_meta("sequence", &self.sequence.to_le_bytes())?;
+            self.put_meta("clock", &self.clock.to_le_bytes())?;
+            self.db.execute_batch("COMMIT")?;
+            Ok(value)
+        });
+        if result.is_err() {
+            (self.sequence, self.clock) = before;
+            // The ids of versions written in the transaction are gone with it.
+            self.version_ids.clear();
+            self.versions.clear();
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        result
+    }
+
+    /// Notes that a version with this reading of the clock is being written.
+    pub fn use_clock(&mut self, clock: u64) {
+        self.clock = self.clock.max(clock);
+    }
+
+    fn put_meta(&self, key: &str, value: &[u8]) -> Result<(), IndexError> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO meta(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET value = ?2",
+        )?;
+        statement.execute((key, value))?;
+        Ok(())
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+}

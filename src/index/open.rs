@@ -1,0 +1,246 @@
+//! Opening an index: the lock, the format's version, migrations, and what is done with a database
+//! that cannot be used.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use psync_protocol::{IndexId, ReplicaId};
+use rusqlite::{Connection, OptionalExtension};
+use thiserror::Error;
+
+use super::{Index, IndexError};
+
+const FILE: &str = "index.db";
+const LOCK: &str = "lock";
+
+/// Each entry takes the database from the format of its place to the next; the first makes format
+/// 1 from nothing. Entries are never changed once released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE versions(id INTEGER PRIMARY KEY, pairs BLOB NOT NULL UNIQUE);
+    CREATE TABLE entries(
+        path BLOB PRIMARY KEY, stamp INTEGER NOT NULL, kind INTEGER NOT NULL, size INTEGER NOT NULL,
+        mode INTEGER NOT NULL, mtime INTEGER NOT NULL, mtime_nanos INTEGER NOT NULL,
+        content_version INTEGER NOT NULL, props_version INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        inode INTEGER NOT NULL, agreed_mode INTEGER NOT NULL, shared INTEGER NOT NULL,
+        deleted_at INTEGER NOT NULL, hash BLOB, base BLOB, target BLOB
+    ) WITHOUT ROWID;
+    CREATE INDEX entries_by_sequence ON entries(sequence);
+    CREATE TABLE intents(
+        path BLOB PRIMARY KEY, stamp INTEGER NOT NULL, kind INTEGER NOT NULL, size INTEGER NOT NULL,
+        mode INTEGER NOT NULL, mtime INTEGER NOT NULL, mtime_nanos INTEGER NOT NULL,
+        content_version INTEGER NOT NULL, props_version INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        inode INTEGER NOT NULL, agreed_mode INTEGER NOT NULL, shared INTEGER NOT NULL,
+        deleted_at INTEGER NOT NULL, hash BLOB, base BLOB, target BLOB
+    ) WITHOUT ROWID;
+    CREATE TABLE peers(
+        replica BLOB PRIMARY KEY, index_id BLOB NOT NULL, theirs INTEGER NOT NULL,
+        ours INTEGER NOT NULL, our_scope BLOB NOT NULL, their_scope BLOB NOT NULL,
+        seen INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE places(location TEXT PRIMARY KEY, replica BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE pending(replica BLOB, path BLOB, PRIMARY KEY(replica, path)) WITHOUT ROWID;
+"];
+
+/// Why an index cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process works on the root.
+    #[error("another psync is working on this root; wait for it to finish")]
+    Busy,
+    /// The lock or the database cannot be reached.
+    #[error("{path}: {error}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The database works, but not now.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// A database that could not be used and was given another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// The lock on a root. The kernel releases it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock in a state directory, or says that somebody else has it.
+    pub fn take(dir: &Path) -> Result<Lock, OpenError> {
+        let path = dir.join(LOCK);
+        let io = |error| OpenError::Io { path: path.clone(), error };
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Busy),
+            Err(error) => Err(OpenError::Io { path: path.clone(), error: error.into() }),
+        }
+    }
+}
+
+impl Index {
+    /// Opens the index in a state directory, whose [`Lock`] the caller holds; makes a new one
+    /// where there is none. A database that is damaged, or of a newer format, is set aside, and a
+    /// new one takes its place: the next sync is then a first contact, which deletes nothing.
+    pub fn open(
+        dir: &Path,
+        random: impl Fn(&mut [u8]),
+    ) -> Result<(Index, Option<SetAside>), OpenError> {
+        match Index::try_open(dir, &random) {
+            Ok(index) => Ok((index, None)),
+            Err(Trouble::Error(error)) => Err(error.into()),
+            Err(Trouble::Unusable(reason)) => {
+                let path = set_aside(dir)?;
+                match Index::try_open(dir, &random) {
+                    Ok(index) => Ok((index, Some(SetAside { path, reason }))),
+                    Err(Trouble::Error(error)) => Err(error.into()),
+                    Err(Trouble::Unusable(_)) => Err(IndexError::Nonsense("a new database").into()),
+                }
+            }
+        }
+    }
+
+    fn try_open(dir: &Path, random: &impl Fn(&mut [u8])) -> Result<Index, Trouble> {
+        let mut db = Connection::open(dir.join(FILE))?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.set_prepared_statement_cache_capacity(64);
+        // One fsync for each of the few transactions of a run. FULL, not NORMAL: a sequence number
+        // that a peer has seen must never be given twice.
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -4096;",
+        )?;
+        migrate(&mut db)?;
+        let mut index = Index {
+            db,
+            replica: ReplicaId([0; 16]),
+            index_id: IndexId([0; 8]),
+            sequence: 0,
+            clock: 0,
+            version_ids: HashMap::new(),
+            versions: HashMap::new(),
+        };
+        index.read_identity(random)?;
+        Ok(index)
+    }
+
+    fn read_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), Trouble> {
+        let Some(replica) = self.meta::<16>("replica")? else {
+            return Ok(self.renew_identity(random)?);
+        };
+        self.replica = ReplicaId(replica);
+        let missing = || Trouble::Unusable("its identity is incomplete".into());
+        self.index_id = IndexId(self.meta("index")?.ok_or_else(missing)?);
+        self.sequence = u64::from_le_bytes(self.meta("sequence")?.ok_or_else(missing)?);
+        self.clock = u64::from_le_bytes(self.meta("clock")?.ok_or_else(missing)?);
+        Ok(())
+    }
+
+    /// Takes a new replica id and index id and forgets every peer: after a rollback, numbers that
+    /// peers have seen would be given again under the old ones.
+    pub fn renew_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), IndexError> {
+        let mut replica = [0; 16];
+        let mut index_id = [0; 8];
+        random(&mut replica);
+        random(&mut index_id);
+        self.transaction(|index| {
+            index.put_meta("replica", &replica)?;
+            index.put_meta("index", &index_id)?;
+            index
+                .db
+                .execute_batch("DELETE FROM peers; DELETE FROM places; DELETE FROM pending;")?;
+            Ok(())
+        })?;
+        self.replica = ReplicaId(replica);
+        self.index_id = IndexId(index_id);
+        Ok(())
+    }
+
+    fn meta<const N: usize>(&self, key: &str) -> Result<Option<[u8; N]>, Trouble> {
+        let value: Option<Vec<u8>> = self
+            .db
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+            .optional()?;
+        match value.map(<[u8; N]>::try_from) {
+            None => Ok(None),
+            Some(Ok(value)) => Ok(Some(value)),
+            Some(Err(_)) => Err(Trouble::Unusable("its identity is damaged".into())),
+        }
+    }
+}
+
+/// What stands in the way of a database.
+enum Trouble {
+    /// It has to be set aside, for this reason.
+    Unusable(String),
+    /// It may be fine; the system is not.
+    Error(IndexError),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Trouble {
+        IndexError::from(error).into()
+    }
+}
+
+impl From<IndexError> for Trouble {
+    fn from(error: IndexError) -> Trouble {
+        if error.is_damage() { Trouble::Unusable(error.to_string()) } else { Trouble::Error(error) }
+    }
+}
+
+fn migrate(db: &mut Connection) -> Result<(), Trouble> {
+    let newest = MIGRATIONS.len() as i64;
+    let format: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if format > newest {
+        let reason = format!(
+            "it has format {format} of a newer psync; this one knows formats up to {newest}"
+        );
+        return Err(Trouble::Unusable(reason));
+    }
+    let done =
+        usize::try_from(format).map_err(|_| Trouble::Unusable("its format is negative".into()))?;
+    for (from, migration) in MIGRATIONS.iter().enumerate().skip(done) {
+        let step = db.transaction()?;
+        step.execute_batch(migration)?;
+        step.pragma_update(None, "user_version", from as i64 + 1)?;
+        step.commit()?;
+    }
+    Ok(())
+}
+
+/// Renames the database, with its journal, to a name that is free.
+fn set_aside(dir: &Path) -> Result<PathBuf, OpenError> {
+    for number in 1.. {
+        let aside = dir.join(format!("{FILE}.unusable-{number}"));
+        if aside.exists() {
+            continue;
+        }
+        for suffix in ["", "-wal", "-shm"] {
+            let from = dir.join(format!("{FILE}{suffix}"));
+            let to = dir.join(format!("{FILE}.unusable-{number}{suffix}"));
+            match fs::rename(&from, &to) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(OpenError::Io { path: from, error }),
+            }
+        }
+        return Ok(aside);
+    }
+    unreachable!("there is always another number")
+}

@@ -1,0 +1,19 @@
+//! Reconciling two trees: from both manifests to a plan, without touching anything. Values in,
+//! values out.
+
+mod answer;
+mod clash;
+mod decide;
+mod draft;
+mod guard;
+mod tell;
+
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Answered, Terms, answer};
+pub use clash::clash_name;
+pub use decide::{Context, Fate, Policy, Rows, Ruling, decide};
+pub use draft::{Draft, Keys, Local, LocalAccess, draft};
+pub use guard::{DeleteLimit, Tripped, check_deletions};
+pub use tell::actions;

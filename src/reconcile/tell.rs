@@ -1,0 +1,182 @@
+//! A plan in the words of a report: what is done, where, and why.
+
+use std::collections::HashMap;
+
+use psync_protocol::session::Paths;
+use psync_protocol::{
+    Check, Content, ContentDecision, Decision, Props, PropsDecision, RelPath, Role, Row,
+};
+
+use super::draft::Local;
+use crate::report::{Action, Deed, Kind};
+
+/// The actions of a plan, in the order of the paths. What only joins versions is none.
+pub fn actions(
+    paths: &Paths,
+    locals: &[Local],
+    decisions: &[Decision],
+    whys: &[&'static str],
+) -> Vec<Action> {
+    let teller = Teller { paths, locals, decisions };
+    let moves = teller.moves();
+    (0..paths.len()).filter_map(|at| teller.action(at, whys[at], &moves)).collect()
+}
+
+struct Teller<'a> {
+    paths: &'a Paths,
+    locals: &'a [Local],
+    decisions: &'a [Decision],
+}
+
+/// The moves of each side: from where to where, and back.
+#[derive(Default)]
+struct Moves {
+    target_of: HashMap<(Role, RelPath), RelPath>,
+    source_of: HashMap<(Role, RelPath), RelPath>,
+}
+
+/// What stands, or shall stand, at a path.
+#[derive(Clone, Copy)]
+struct Thing {
+    kind: Kind,
+    size: u64,
+    props: Props,
+}
+
+fn thing<H>(row: &Row<H>) -> Option<Thing> {
+    let (kind, size) = match row.content {
+        Content::Deleted { .. } => return None,
+        Content::Directory => (Kind::Directory, 0),
+        Content::File { size, .. } => (Kind::File, size),
+        Content::Symlink { .. } => (Kind::Symlink, 0),
+    };
+    Some(Thing { kind, size, props: row.props })
+}
+
+impl Teller<'_> {
+    fn local(&self, at: usize) -> Option<Thing> {
+        self.locals[at].row.as_ref().and_then(|stored| thing(&stored.row))
+    }
+
+    fn remote(&self, at: usize) -> Option<Thing> {
+        self.paths[at].responder.as_ref().and_then(thing::<Check>)
+    }
+
+    fn of(&self, role: Role, at: usize) -> Option<Thing> {
+        match role {
+            Role::Initiator => self.local(at),
+            Role::Responder => self.remote(at),
+        }
+    }
+
+    /// What stood at a path on a side; of the responder's it is a guess where it had nothing to
+    /// say: a change that builds on something changes something.
+    fn before(&self, role: Role, at: usize) -> Option<Thing> {
+        let known = self.of(role, at);
+        let stated = role == Role::Initiator || self.paths[at].responder.is_some();
+        if stated {
+            return known;
+        }
+        let row = self.locals[at].row.as_ref()?;
+        row.row.base.and_then(|_| self.local(at))
+    }
+
+    fn moves(&self) -> Moves {
+        let mut moves = Moves::default();
+        for at in 0..self.paths.len() {
+            let ContentDecision::Take(from) = self.decisions[at].content else { continue };
+            let moved_to = match from {
+                Role::Initiator => {
+                    self.locals[at].row.as_ref().and_then(|stored| moved_to(&stored.row))
+                }
+                Role::Responder => self.paths[at].responder.as_ref().and_then(moved_to),
+            };
+            if let Some(target) = moved_to {
+                let source = self.paths[at].path().clone();
+                moves.target_of.insert((from, source.clone()), target.clone());
+                moves.source_of.insert((from, target), source);
+            }
+        }
+        moves
+    }
+
+    fn action(&self, at: usize, why: &'static str, moves: &Moves) -> Option<Action> {
+        let path = self.paths[at].path().clone();
+        let action = |on, thing: Thing, deed, size| {
+            Some(Action { on, kind: thing.kind, deed, path: path.clone(), size, why })
+        };
+        match &self.decisions[at].content {
+            ContentDecision::Ignore | ContentDecision::Later | ContentDecision::MovedAway(_) => {
+                None
+            }
+            ContentDecision::Agree => self.properties(at, why),
+            ContentDecision::Take(from) => {
+                let on = from.other();
+                let before = self.before(on, at);
+                let Some(after) = self.of(*from, at) else {
+                    let moved = moves.target_of.contains_key(&(*from, path.clone()));
+                    let unknown = Thing { kind: Kind::File, size: 0, props: Props::default() };
+                    let silent = moved || self.paths[at].responder.is_some() && before.is_none();
+                    return if silent {
+                        None
+                    } else {
+                        action(on, before.unwrap_or(unknown), Deed::Delete, 0)
+                    };
+                };
+                if let Some(source) = moves.source_of.get(&(*from, path.clone())) {
+                    return action(on, after, Deed::Move { from: source.clone() }, 0);
+                }
+                match before {
+                    None => action(on, after, Deed::Create, after.size),
+                    Some(before)
+                        if after.kind == Kind::Directory && before.kind == Kind::Directory =>
+                    {
+                        self.properties(at, why)
+                    }
+                    Some(_) => action(on, after, Deed::Update, after.size),
+                }
+            }
+            ContentDecision::KeepBoth { winner, clash } => {
+                let after = self.of(*winner, at)?;
+                action(winner.other(), after, Deed::KeepBoth { clash: clash.clone() }, after.size)
+            }
+            ContentDecision::Arrive { from, source } => {
+                let after = self.of(*from, *source)?;
+                let deed = Deed::Move { from: self.paths[*source].path().clone() };
+                action(*from, after, deed, after.size)
+            }
+        }
+    }
+
+    fn properties(&self, at: usize, why: &'static str) -> Option<Action> {
+        let (on, props) = match self.decisions[at].props {
+            PropsDecision::Agree => return None,
+            PropsDecision::Take(from) => (from.other(), self.of(from, at)?.props),
+            PropsDecision::Merge(props) => {
+                let changes_local = self.local(at)?.props != props;
+                (if changes_local { Role::Initiator } else { Role::Responder }, props)
+            }
+        };
+        let before = self.of(on, at).or(self.of(on.other(), at))?;
+        let stated = self.of(on, at).is_some();
+        let deed = Deed::Properties {
+            mode: !stated || before.props.mode != props.mode,
+            time: !stated || before.props.mtime != props.mtime,
+        };
+        Some(Action {
+            on,
+            kind: before.kind,
+            deed,
+            path: self.paths[at].path().clone(),
+            size: 0,
+            why,
+        })
+    }
+}
+
+fn moved_to<H>(row: &Row<H>) -> Option<RelPath> {
+    match &row.content {
+        Content::Deleted { moved_to } => moved_to.clone(),
+        Content::Directory | Content::File { .. } | Content::Symlink { .. } => None,
+    }
+}

@@ -1,0 +1,329 @@
+//! The only code that touches paths on disk. Everything is resolved from the root's open
+//! directory descriptor, and no symlink is followed on the way, so a path cannot lead outside even
+//! while somebody exchanges directories for links.
+
+mod place;
+mod staging;
+
+pub use place::{Place, StateHome, places};
+pub use staging::{Displaced, Staged};
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use psync_protocol::entry::MODE_MASK;
+use psync_protocol::{Props, RelPath, Time};
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags};
+
+/// The directory for state, staging and trash at the top of each root.
+pub const WORK_DIR: &str = ".psync";
+
+/// What kind of thing stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, socket or FIFO.
+    Special,
+}
+
+/// What `lstat` says about a path, as far as psync looks at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// The kind.
+    pub kind: FileKind,
+    /// Length in bytes (of a symlink: of its target).
+    pub size: u64,
+    /// Last modification of the content.
+    pub mtime: Time,
+    /// Last change of content or properties.
+    pub ctime: Time,
+    /// Inode number.
+    pub inode: u64,
+    /// Device number of the file system.
+    pub device: u64,
+    /// Permission bits.
+    pub mode: u16,
+}
+
+impl Stat {
+    fn from(stat: &fs::Stat) -> Stat {
+        let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
+            fs::FileType::RegularFile => FileKind::File,
+            fs::FileType::Directory => FileKind::Directory,
+            fs::FileType::Symlink => FileKind::Symlink,
+            _ => FileKind::Special,
+        };
+        Stat {
+            kind,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
+            ctime: Time { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 },
+            inode: stat.st_ino,
+            device: stat.st_dev,
+            mode: stat.st_mode as u16 & MODE_MASK,
+        }
+    }
+
+    /// The properties that are synced for this kind of thing.
+    pub fn props(&self) -> Props {
+        match self.kind {
+            FileKind::Directory => Props { mode: self.mode, mtime: Time::default() },
+            FileKind::Symlink => Props { mode: 0, mtime: self.mtime },
+            FileKind::File | FileKind::Special => Props { mode: self.mode, mtime: self.mtime },
+        }
+    }
+
+    /// Whether `later` shows the same content: what a rename or a change of mode leaves alone.
+    pub fn same_content(&self, later: &Stat) -> bool {
+        self.kind == later.kind
+            && self.inode == later.inode
+            && (self.kind == FileKind::Directory
+                || self.size == later.size && self.mtime == later.mtime)
+    }
+}
+
+/// An open root.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    path: PathBuf,
+    device: u64,
+}
+
+impl Root {
+    /// Opens a directory as a root. Here, and only here, symlinks on the way are followed: the
+    /// person named this path.
+    pub fn open(path: &Path) -> io::Result<Root> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = fs::open(path, flags, Mode::empty())?;
+        let device = fs::fstat(&dir)?.st_dev;
+        Ok(Root { dir, path: path.to_path_buf(), device })
+    }
+
+    /// The path that it was opened with, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file system that it is on.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// The path of an entry, for messages and for other programs; never to open it.
+    pub fn full_path(&self, path: &RelPath) -> PathBuf {
+        self.path.join(OsStr::from_bytes(path.as_bytes()))
+    }
+
+    /// Opens a directory of the tree; none is the root itself.
+    pub fn open_dir(&self, path: Option<&RelPath>) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match path {
+            None => self.open_below(b".", flags),
+            Some(path) => self.open_below(path.as_bytes(), flags),
+        }
+    }
+
+    /// Opens a regular file for reading. What is not a regular file is refused, without waiting
+    /// for the other end of a FIFO.
+    pub fn open_file(&self, path: &RelPath) -> io::Result<(File, Stat)> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = self.open_below(path.as_bytes(), flags)?;
+        let stat = Stat::from(&fs::fstat(&file)?);
+        if stat.kind != FileKind::File {
+            return Err(io::Error::other("is not a regular file any more"));
+        }
+        Ok((File::from(file), stat))
+    }
+
+    /// What stands at a path; none where nothing does.
+    pub fn stat(&self, path: &RelPath) -> io::Result<Option<Stat>> {
+        let opened =
+            self.open_below(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+        match opened {
+            Ok(file) => Ok(Some(Stat::from(&fs::fstat(&file)?))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A symlink's target.
+    pub fn read_link(&self, path: &RelPath) -> io::Result<Box<[u8]>> {
+        let (parent, name) = self.parent(path)?;
+        Ok(fs::readlinkat(&parent, name, Vec::new())?.into_bytes().into())
+    }
+
+    /// Makes one directory, open to its owner while it is being filled.
+    pub fn make_dir(&self, path: &RelPath) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        Ok(fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?)
+    }
+
+    /// Makes the directories above a path that do not exist yet.
+    pub fn make_parents(&self, path: &RelPath) -> io::Result<()> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        match self.stat(&parent)? {
+            Some(_) => Ok(()),
+            None => {
+                self.make_parents(&parent)?;
+                self.make_dir(&parent)?;
+                self.set_mode(&parent, 0o755)
+            }
+        }
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_dir(&self, path: &RelPath) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        Ok(fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Sets the permission bits of a file or directory.
+    pub fn set_mode(&self, path: &RelPath, mode: u16) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match self.open_below(path.as_bytes(), flags) {
+            Ok(file) => Ok(fs::fchmod(&file, Mode::from_raw_mode(mode.into()))?),
+            // A file that its owner may not read can still be given another mode. The parent is
+            // held open and the last name is checked to be no symlink, which have no mode.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let (parent, name) = self.parent(path)?;
+                if Stat::from(&fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?).kind
+                    == FileKind::Symlink
+                {
+                    return Err(error);
+                }
+                Ok(fs::chmodat(&parent, name, Mode::from_raw_mode(mode.into()), AtFlags::empty())?)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets the modification time of a file or symlink.
+    pub fn set_mtime(&self, path: &RelPath, mtime: Time) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        set_mtime_at(&parent, name, mtime)
+    }
+
+    /// Makes the directory that holds a path durable.
+    pub fn sync_parent(&self, path: &RelPath) -> io::Result<()> {
+        let (parent, _) = self.parent(path)?;
+        Ok(fs::fsync(File::from(fs::openat(
+            &parent,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?))?)
+    }
+
+    /// Makes everything on the root's file system durable.
+    pub fn sync_all(&self) -> io::Result<()> {
+        Ok(fs::syncfs(&self.dir)?)
+    }
+
+    /// Bytes free for this user, and bytes in all, on the root's file system.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        let stat = fs::fstatvfs(&self.dir)?;
+        Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+    }
+
+    /// The directory that holds a path, and the name in it.
+    fn parent<'a>(&self, path: &'a RelPath) -> io::Result<(OwnedFd, &'a OsStr)> {
+        let (parent, name) = path.split();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let parent = self.open_below(parent.unwrap_or(b"."), flags)?;
+        Ok((parent, OsStr::from_bytes(name)))
+    }
+
+    fn open_below(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+        open_below(&self.dir, path, flags, Mode::empty())
+    }
+}
+
+/// Whether an error says that nothing stands at a path (or that something above it is no
+/// directory, so that nothing can).
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn set_mtime_at(dir: impl AsFd, name: &OsStr, mtime: Time) -> io::Result<()> {
+    let unchanged = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+    let mtime = fs::Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
+    let times = fs::Timestamps { last_access: unchanged, last_modification: mtime };
+    Ok(fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Opens a path below `dir` without following any symlink. Kernels before 5.6 and some sandboxes
+/// have no `openat2`; there the path is walked name by name.
+fn open_below(dir: &OwnedFd, path: &[u8], flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match fs::openat2(dir, OsStr::from_bytes(path), flags, mode, resolve) {
+            Ok(file) => return Ok(file),
+            // Somebody renamed something while the kernel looked: it asks to be asked again.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+                return walk_below(dir, path, flags, mode);
+            }
+            // The kernel opens a symlink itself, and only that, when asked for the path alone.
+            Err(rustix::io::Errno::LOOP) if flags.contains(OFlags::PATH | OFlags::NOFOLLOW) => {
+                return walk_below(dir, path, flags, mode);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn walk_below(dir: &OwnedFd, path: &[u8], flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut names = path.split(|&byte| byte == b'/').peekable();
+    let mut here: Option<OwnedFd> = None;
+    while let Some(name) = names.next() {
+        let name = OsStr::from_bytes(name);
+        let from = here.as_ref().unwrap_or(dir);
+        let last = names.peek().is_none();
+        let opened = if last {
+            fs::openat(from, name, flags | OFlags::NOFOLLOW, mode)?
+        } else {
+            fs::openat(from, name, step, Mode::empty())?
+        };
+        if last {
+            return Ok(opened);
+        }
+        here = Some(opened);
+    }
+    Err(io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// What a directory holds, name by name, with `lstat` of each. The order is the file system's.
+/// `each` gets the name and either what stands there or why it cannot be told; names that vanish
+/// in between are passed over.
+pub fn list_dir(
+    dir: &OwnedFd,
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(&[u8], io::Result<Stat>),
+) -> io::Result<()> {
+    buffer.reserve(32 << 10);
+    let mut entries = fs::RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        match fs::statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => each(name, Ok(Stat::from(&stat))),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => each(name, Err(error.into())),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Where a root is and where its state lives.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Root, WORK_DIR};
+
+/// File systems on which SQLite's locking cannot be trusted, by `statfs` type: NFS, SMB, CIFS,
+/// SMB2, FUSE.
+const NETWORK: [u64; 5] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546];
+
+/// A root's place on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The absolute path without symlinks.
+    pub path: PathBuf,
+}
+
+/// Where the person wants state to live.
+#[derive(Debug, Clone, Default)]
+pub struct StateHome {
+    /// `--state-dir`.
+    pub given: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`, or what stands for it.
+    pub user: Option<PathBuf>,
+}
+
+impl Place {
+    /// The place of an existing directory.
+    pub fn of(path: &Path) -> io::Result<Place> {
+        Ok(Place { path: fs::canonicalize(path)? })
+    }
+
+    /// The directory for this root's state database and lock: `.psync` in the root; where the
+    /// root is read-only or on a network file system, or the person said so, a directory of its
+    /// own below that home.
+    pub fn state_dir(&self, root: &Root, home: &StateHome) -> io::Result<PathBuf> {
+        if let Some(given) = &home.given {
+            return self.make_keyed(given);
+        }
+        let inside = self.path.join(WORK_DIR);
+        if !is_network(root)? {
+            match make_dir(&inside) {
+                Ok(()) if is_writable(&inside) => return Ok(inside),
+                Ok(()) => {}
+                Err(error) if is_refused(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match &home.user {
+            Some(user) => self.make_keyed(&user.join("psync")),
+            None => Ok(inside),
+        }
+    }
+
+    fn make_keyed(&self, home: &Path) -> io::Result<PathBuf> {
+        let key = blake3::hash(self.path.as_os_str().as_bytes()).to_hex();
+        let dir = home.join(&key[..16]);
+        fs::create_dir_all(&dir)?;
+        // Not needed by psync: for the person who wonders whose state this is.
+        fs::write(dir.join("root"), self.path.as_os_str().as_bytes())?;
+        Ok(dir)
+    }
+
+    /// Whether one of the two is the other or lies inside it.
+    pub fn overlaps(&self, other: &Place) -> bool {
+        self.path.starts_with(&other.path) || other.path.starts_with(&self.path)
+    }
+}
+
+/// Digests of the root and of each directory above it, nearest first, that are the same for two
+/// processes on one machine and different everywhere else.
+pub fn places(place: &Place) -> Vec<u64> {
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digest = |path: &Path| {
+        let meta = fs::metadata(path).ok()?;
+        let mut hasher = blake3::Hasher::new_derive_key("psync 2026-11 place of a root");
+        hasher.update(&boot).update(&meta.dev().to_le_bytes()).update(&meta.ino().to_le_bytes());
+        let (first, _) =
+            hasher.finalize().as_bytes().split_first_chunk::<8>().map(|(a, b)| (*a, b.len()))?;
+        Some(u64::from_le_bytes(first))
+    };
+    place.path.ancestors().map_while(digest).take(64).collect()
+}
+
+fn is_network(root: &Root) -> io::Result<bool> {
+    let stat = rustix::fs::fstatfs(&root.dir)?;
+    Ok(NETWORK.contains(&(stat.f_type as u64 & 0xffff_ffff)))
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}

@@ -1,0 +1,292 @@
+//! How files come into the tree and leave it: staged beside the tree, then moved in whole by one
+//! rename; what they displace is looked at before it is let go.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use psync_protocol::{Props, RelPath, Time};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
+
+use super::{Root, Stat, WORK_DIR, is_absent, open_below, set_mtime_at};
+
+const STAGE: &str = "stage";
+const TRASH: &str = "trash";
+
+/// The directories below `.psync` that a run works in.
+#[derive(Debug)]
+pub struct Staging {
+    stage: OwnedFd,
+    trash: OwnedFd,
+    next: AtomicU64,
+}
+
+/// Something that stands in the stage: a file or symlink with content, not yet in the tree.
+#[derive(Debug)]
+pub struct Staged {
+    name: OsString,
+}
+
+/// What stood at a path when something else was moved in.
+#[derive(Debug)]
+pub struct Displaced {
+    staged: Staged,
+    /// What it is.
+    pub stat: Stat,
+}
+
+impl Staging {
+    /// Makes the work directories if they are missing, and empties the stage: whatever an
+    /// interrupted run left there was not part of the tree. Only for the holder of the root's
+    /// lock.
+    pub fn open(root: &Root) -> io::Result<Staging> {
+        make_dir_if_missing(&root.dir, WORK_DIR.as_ref())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let work = open_below(&root.dir, WORK_DIR.as_bytes(), flags, Mode::empty())?;
+        hide_from_git(&work)?;
+        for name in [STAGE, TRASH] {
+            make_dir_if_missing(&work, name.as_ref())?;
+        }
+        let stage = open_below(&work, STAGE.as_bytes(), flags, Mode::empty())?;
+        let trash = open_below(&work, TRASH.as_bytes(), flags, Mode::empty())?;
+        let staging = Staging { stage, trash, next: AtomicU64::new(0) };
+        staging.empty()?;
+        Ok(staging)
+    }
+
+    fn empty(&self) -> io::Result<()> {
+        let mut names = Vec::new();
+        super::list_dir(&self.stage, &mut Vec::new(), |name, _| names.push(name.to_vec()))?;
+        names.iter().try_for_each(|name| {
+            Ok(fs::unlinkat(&self.stage, OsStr::from_bytes(name), AtFlags::empty())?)
+        })
+    }
+
+    fn fresh_name(&self) -> OsString {
+        format!("{:08x}", self.next.fetch_add(1, Ordering::Relaxed)).into()
+    }
+
+    /// A new empty file in the stage, for its owner only.
+    pub fn create(&self) -> io::Result<(File, Staged)> {
+        let name = self.fresh_name();
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::openat(&self.stage, &name, flags, Mode::from_raw_mode(0o600))?;
+        Ok((File::from(file), Staged { name }))
+    }
+
+    /// A symlink in the stage.
+    pub fn create_link(&self, target: &[u8], mtime: Time) -> io::Result<Staged> {
+        let name = self.fresh_name();
+        fs::symlinkat(OsStr::from_bytes(target), &self.stage, &name)?;
+        set_mtime_at(&self.stage, &name, mtime)?;
+        Ok(Staged { name })
+    }
+
+    /// A second name, in the stage, for a file of the tree: for a file that is about to lose its
+    /// name there.
+    pub fn link_from(&self, root: &Root, path: &RelPath) -> io::Result<Staged> {
+        let (parent, name) = root.parent(path)?;
+        let staged = self.fresh_name();
+        fs::linkat(&parent, name, &self.stage, &staged, AtFlags::empty())?;
+        Ok(Staged { name: staged })
+    }
+
+    /// Copies a file of the tree into the stage, with the file system's help where it has any.
+    /// Returns what was copied through `seen`, piece by piece.
+    pub fn copy_from(&self, source: &mut File, mut seen: impl FnMut(&[u8])) -> io::Result<Staged> {
+        let (mut file, staged) = self.create()?;
+        let mut buffer = vec![0; 256 << 10];
+        let copied = loop {
+            match source.read(&mut buffer) {
+                Ok(0) => break Ok(()),
+                Ok(n) => {
+                    seen(&buffer[..n]);
+                    if let Err(error) = file.write_all(&buffer[..n]) {
+                        break Err(error);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        match copied {
+            Ok(()) => Ok(staged),
+            Err(error) => {
+                self.discard(staged);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sets the properties that a staged file will have in the tree.
+    pub fn set_props(&self, staged: &Staged, props: Props) -> io::Result<()> {
+        fs::chmodat(
+            &self.stage,
+            &staged.name,
+            Mode::from_raw_mode(props.mode.into()),
+            AtFlags::empty(),
+        )?;
+        set_mtime_at(&self.stage, &staged.name, props.mtime)
+    }
+
+    /// Makes one staged file durable.
+    pub fn sync(&self, staged: &Staged) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::openat(&self.stage, &staged.name, flags, Mode::empty()) {
+            Ok(file) => Ok(fs::fsync(file)?),
+            // A symlink, or a file that its owner may not read: durable with its directory.
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::ACCESS) => Ok(fs::fsync(&self.stage)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Drops something from the stage.
+    pub fn discard(&self, staged: Staged) {
+        // What cannot be removed now is removed when the next run opens the stage.
+        let _ = fs::unlinkat(&self.stage, &staged.name, AtFlags::empty());
+    }
+
+    /// Moves a staged file to a path where nothing may stand.
+    pub fn publish_new(
+        &self,
+        root: &Root,
+        staged: Staged,
+        path: &RelPath,
+    ) -> Result<(), (Staged, io::Error)> {
+        let moved = root.parent(path).and_then(|(parent, name)| {
+            Ok(fs::renameat_with(&self.stage, &staged.name, &parent, name, RenameFlags::NOREPLACE)?)
+        });
+        moved.map_err(|error| (staged, error))
+    }
+
+    /// Exchanges a staged file with what stands at a path, in one step, and hands over what stood
+    /// there.
+    pub fn publish_over(
+        &self,
+        root: &Root,
+        staged: Staged,
+        path: &RelPath,
+    ) -> Result<Displaced, (Staged, io::Error)> {
+        let exchanged = root.parent(path).and_then(|(parent, name)| {
+            fs::renameat_with(&self.stage, &staged.name, &parent, name, RenameFlags::EXCHANGE)?;
+            Ok(Stat::from(&fs::statat(&self.stage, &staged.name, AtFlags::SYMLINK_NOFOLLOW)?))
+        });
+        match exchanged {
+            Ok(stat) => Ok(Displaced { staged, stat }),
+            Err(error) => Err((staged, error)),
+        }
+    }
+
+    /// Takes what stands at a path out of the tree.
+    pub fn withdraw(&self, root: &Root, path: &RelPath) -> io::Result<Displaced> {
+        let (parent, name) = root.parent(path)?;
+        let staged = Staged { name: self.fresh_name() };
+        fs::renameat_with(&parent, name, &self.stage, &staged.name, RenameFlags::NOREPLACE)?;
+        let stat = Stat::from(&fs::statat(&self.stage, &staged.name, AtFlags::SYMLINK_NOFOLLOW)?);
+        Ok(Displaced { staged, stat })
+    }
+
+    /// Puts what was displaced at a path where nothing may stand.
+    pub fn put_back(
+        &self,
+        root: &Root,
+        displaced: Displaced,
+        path: &RelPath,
+    ) -> Result<(), (Displaced, io::Error)> {
+        let Displaced { staged, stat } = displaced;
+        self.publish_new(root, staged, path)
+            .map_err(|(staged, error)| (Displaced { staged, stat }, error))
+    }
+
+    /// Drops what was displaced: its content is safe under another name.
+    pub fn drop_displaced(&self, displaced: Displaced) {
+        self.discard(displaced.staged);
+    }
+
+    /// Moves what was displaced to the trash: `.psync/trash/<run>/<path>`, the run named by its
+    /// time. Where that name is taken a number is appended.
+    pub fn trash(&self, displaced: Displaced, run: &str, path: &RelPath) -> io::Result<()> {
+        let (parent, name) = path.split();
+        let mut here = self.trash_dir(&self.trash, run.as_bytes())?;
+        for name in parent.into_iter().flat_map(|parent| parent.split(|&byte| byte == b'/')) {
+            here = self.trash_dir(&here, name)?;
+        }
+        let mut target = OsStr::from_bytes(name).to_os_string();
+        for number in 1..1000 {
+            let moved = fs::renameat_with(
+                &self.stage,
+                &displaced.staged.name,
+                &here,
+                &target,
+                RenameFlags::NOREPLACE,
+            );
+            match moved {
+                Ok(()) => return Ok(()),
+                Err(rustix::io::Errno::EXIST) => {
+                    let suffix = format!(".{number}");
+                    let kept = name.len().min(255 - suffix.len());
+                    target = OsStr::from_bytes(&name[..kept]).to_os_string();
+                    target.push(suffix);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists))
+    }
+
+    /// A directory in the trash. A file of the same name from earlier in the run makes room.
+    fn trash_dir(&self, here: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut name = OsStr::from_bytes(name).to_os_string();
+        for _ in 0..100 {
+            make_dir_if_missing(here, &name)?;
+            match fs::openat(here, &name, flags, Mode::empty()) {
+                Ok(dir) => return Ok(dir),
+                Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) if name.len() < 255 => {
+                    name.push("_")
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::NotADirectory))
+    }
+}
+
+fn make_dir_if_missing(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match fs::mkdirat(dir, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Git should not take psync's state for the person's work.
+fn hide_from_git(work: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match fs::openat(work, ".gitignore", flags, Mode::from_raw_mode(0o600)) {
+        Ok(file) => File::from(file).write_all(b"*\n"),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Root {
+    /// Gives a file a second name, where nothing may stand.
+    pub fn link(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        let (from_parent, from_name) = self.parent(from)?;
+        let (to_parent, to_name) = self.parent(to)?;
+        Ok(fs::linkat(&from_parent, from_name, &to_parent, to_name, AtFlags::empty())?)
+    }
+
+    /// Whether nothing stands at a path.
+    pub fn is_free(&self, path: &RelPath) -> io::Result<bool> {
+        match self.stat(path) {
+            Ok(stat) => Ok(stat.is_none()),
+            Err(error) if is_absent(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Scanning: what has changed in a root since the index was written. Only what does not look as
+//! remembered is read; what cannot be read is a problem, never a deletion.
+
+mod changes;
+mod hash;
+mod scope;
+mod walk;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use psync_protocol::message::{Problem, ProblemKind};
+use psync_protocol::{Content, RelPath, Time};
+use thiserror::Error;
+
+pub use hash::hash_reader;
+pub use scope::{BadPattern, IGNORE_FILE, Rules, Scope};
+
+use crate::index::{Index, IndexError, Known, Stamp, Stored};
+use crate::report::Report;
+use crate::root::Root;
+use changes::{Seen, Step};
+use hash::{Read1, Unread};
+use walk::{Found, Walked};
+
+/// The kernel stamps files with a clock that may lag this much behind.
+const CLOCK_LAG: Duration = Duration::from_millis(20);
+
+/// What a scan found out about a root, besides what it wrote into the index.
+#[derive(Debug)]
+pub struct Survey {
+    /// What a person should hear of.
+    pub problems: Vec<Problem>,
+    /// What is synced.
+    pub scope: Scope,
+    /// Entries in scope.
+    pub live: u64,
+    blind: HashSet<RelPath>,
+}
+
+impl Survey {
+    /// Whether nothing can be said about a path: it, or a directory above it, could not be read
+    /// or is of a kind that is not synced.
+    pub fn is_blind(&self, path: &RelPath) -> bool {
+        !self.blind.is_empty()
+            && (self.blind.contains(path) || path.ancestors().any(|dir| self.blind.contains(&dir)))
+    }
+
+    /// Whether what the index says about a row is what stands on disk, and concerns the peer.
+    pub fn speaks_of(&self, stored: &Stored) -> bool {
+        let is_dir = matches!(stored.row.content, Content::Directory);
+        !self.is_blind(&stored.row.path) && self.scope.covers(&stored.row.path, is_dir)
+    }
+}
+
+/// Why a scan cannot be made.
+#[derive(Debug, Error)]
+pub enum ScanError {
+    /// The root itself cannot be read.
+    #[error("cannot read the directory: {0}")]
+    Root(io::Error),
+    /// The state database fails.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Everything is gone: more likely a disk that is not mounted than a person's wish.
+    #[error(
+        "the root is empty, and had {0} entries last time; if all of them were really deleted, say so with --max-delete=100%"
+    )]
+    Emptied(u64),
+}
+
+/// Brings the index up to date with the tree.
+pub fn scan(
+    root: &Root,
+    index: &mut Index,
+    rules: Rules,
+    allow_empty: bool,
+    report: &dyn Report,
+) -> Result<Survey, ScanError> {
+    let started = SystemTime::now();
+    let known = index.known()?;
+    let walked = walk::walk(root, &known, &rules, report).map_err(ScanError::Root)?;
+    if !allow_empty && walked.entries == 0 && walked.ignored.is_empty() && known.len() > 1 {
+        return Err(ScanError::Emptied(known.len() as u64));
+    }
+    let Walked { mut found, ignored, blind, mut problems, ignore_files, entries } = walked;
+    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    let read = hash::read_all(root, &found);
+    let scope = Scope::new(rules, ignore_files);
+    let mut survey =
+        Survey { problems: Vec::new(), scope, live: entries, blind: blind.into_iter().collect() };
+    let announced = index.announced()?;
+    let mut seen = Vec::new();
+    for (found, read) in found.into_iter().zip(read) {
+        match read {
+            Ok(read) => seen.push(look(found, read, started)),
+            Err(unread) => {
+                problems.extend(unread_problem(&found.path, unread));
+                survey.blind.insert(found.path);
+            }
+        }
+    }
+    drop_residue(index, &mut seen, &ignored)?;
+    let gone = gone_rows(index, &known, &survey)?;
+    let steps = changes::steps(index, seen, gone, &announced, now(started))?;
+    write(index, steps, !announced.is_empty())?;
+    problems.sort_by(|a, b| a.path.cmp(&b.path));
+    survey.problems = problems;
+    Ok(survey)
+}
+
+/// What was read, with a stamp that can be trusted: a file whose last change is not strictly older
+/// than the scan could change again without looking different, so it is read again next time.
+fn look(found: Found, read: Read1, started: SystemTime) -> Seen {
+    let Read1 { content, stat } = read;
+    let stamp = trusted_stamp(&stat, started);
+    Seen { path: found.path, content, props: stat.props(), stamp, inode: stat.inode }
+}
+
+/// The stamp of a file that was looked at after `moment`.
+pub fn trusted_stamp(stat: &crate::root::Stat, moment: SystemTime) -> Stamp {
+    let limit = moment
+        .checked_sub(CLOCK_LAG)
+        .and_then(|limit| limit.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let limit = limit.unwrap_or_default();
+    let limit = Time { secs: limit.as_secs() as i64, nanos: limit.subsec_nanos() };
+    let is_dir = stat.kind == crate::root::FileKind::Directory;
+    if is_dir || stat.mtime < limit { Stamp::of(stat) } else { Stamp::UNKNOWN }
+}
+
+fn now(started: SystemTime) -> i64 {
+    started.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+fn unread_problem(path: &RelPath, unread: Unread) -> Option<Problem> {
+    let (kind, text) = match unread {
+        Unread::Vanished => return None,
+        Unread::Changed => {
+            (ProblemKind::Changed, "changes while it is read; left for the next run".to_string())
+        }
+        Unread::Refused(error) => (ProblemKind::Unreadable, format!("cannot be read: {error}")),
+    };
+    Some(Problem { kind, path: path.as_bytes().to_vec(), text })
+}
+
+/// A directory that was deleted by agreement, but stays because it holds files that are not
+/// synced, is no new directory.
+fn drop_residue(
+    index: &mut Index,
+    seen: &mut Vec<Seen>,
+    ignored: &[RelPath],
+) -> Result<(), IndexError> {
+    let holders: HashSet<RelPath> = ignored.iter().flat_map(RelPath::ancestors).collect();
+    let mut needed: HashSet<RelPath> = HashSet::new();
+    let mut kept = Vec::with_capacity(seen.len());
+    // Backwards, so that what is in a directory is looked at before the directory.
+    for entry in std::mem::take(seen).into_iter().rev() {
+        let residue = matches!(entry.content, Content::Directory)
+            && holders.contains(&entry.path)
+            && !needed.contains(&entry.path)
+            && index.row(&entry.path)?.is_some_and(|stored| !stored.row.content.is_live());
+        if !residue {
+            needed.extend(entry.path.ancestors());
+            kept.push(entry);
+        }
+    }
+    kept.reverse();
+    *seen = kept;
+    Ok(())
+}
+
+/// Live rows of which nothing was seen, though it would have been if it were there.
+fn gone_rows(index: &mut Index, known: &Known, survey: &Survey) -> Result<Vec<Stored>, IndexError> {
+    if known.all_seen() {
+        return Ok(Vec::new());
+    }
+    let mut gone = index.rows_unseen(known)?;
+    gone.retain(|stored| survey.speaks_of(stored));
+    Ok(gone)
+}
+
+fn write(index: &mut Index, steps: Vec<Step>, forget_announced: bool) -> Result<(), IndexError> {
+    if steps.is_empty() && !forget_announced {
+        return Ok(());
+    }
+    index.transaction(|index| {
+        let clock = index.next_clock();
+        for step in &steps {
+            match step {
+                Step::Put(stored) => {
+                    index.use_clock(clock);
+                    index.put(stored)?;
+                }
+                Step::Restamp { path, stamp, inode } => index.restamp(path, *stamp, *inode)?,
+            }
+        }
+        index.forget_announced()
+    })
+}
+
+/// Where each announced row is looked up.
+type Announced = HashMap<RelPath, Stored>;
