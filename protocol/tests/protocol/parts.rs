@@ -109,6 +109,17 @@ fn a_run_of_marks_is_cut_where_a_message_may_hold_no_more() {
 }
 
 #[test]
+fn a_row_that_has_no_mark_is_in_the_plan_all_the_same() {
+    let (_, state) = answered(rows(3), vec![Mark::Equal]);
+    let state = planning(state, Message::Plan(Plan::new(9, 0, &vec![Decision::agree(); 3])));
+    let PlanStep::Planned(planned, _) = state.unwrap().receive(Message::End).unwrap() else {
+        panic!()
+    };
+    let known = planned.agreement.paths.iter().map(|stand| stand.responder.is_some());
+    assert_eq!(known.collect::<Vec<bool>>(), [true, false, false]);
+}
+
+#[test]
 fn more_marks_than_rows_are_refused_and_fewer_are_no_answer() {
     let mark = |count: usize| Message::Marks(vec![Mark::Equal; count]);
     let AnswerStep::More(state) = awaiting_marks(rows(3)).receive(mark(2)).unwrap() else {
