@@ -2,8 +2,13 @@
 //!
 //! ARCHITECTURE.md draws the layers and says in which order to read them.
 
+pub mod apply;
+pub mod cli;
+pub mod delta;
 pub mod index;
 pub mod reconcile;
 pub mod report;
 pub mod root;
 pub mod scan;
+pub mod sync;
+pub mod transport;

@@ -53,6 +53,19 @@ impl CheckKey {
     }
 }
 
+impl CheckKey {
+    /// The seed of the block hashes that the end with this key sends for a path of the plan: not
+    /// known to whoever made the files, and another one for each attempt.
+    pub fn block_seed(&self, index: u64, attempt: u8) -> u64 {
+        let mut input = [0; 9];
+        input[..8].copy_from_slice(&index.to_le_bytes());
+        input[8] = attempt;
+        let keyed = blake3::keyed_hash(&self.0, &input);
+        let (first, _) = keyed.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
+        u64::from_le_bytes(*first)
+    }
+}
+
 impl fmt::Debug for CheckKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CheckKey(..)")

@@ -6,7 +6,7 @@ mod open;
 mod peers;
 mod rows;
 
-pub use open::{OpenError, SetAside};
+pub use open::{Lock, OpenError, SetAside};
 pub use peers::Peer;
 pub use rows::{Known, Stamp};
 

@@ -62,12 +62,11 @@ pub struct Keys<'a> {
 pub fn draft(
     paths: &Paths,
     locals: &[Local],
-    keys: (&CheckKey, &CheckKey),
+    keys: Keys<'_>,
     context: &Context,
     stamp: &str,
     is_taken: &mut dyn FnMut(&RelPath) -> bool,
 ) -> Draft {
-    let keys = Keys { initiator: keys.0, responder: keys.1 };
     let mut drafter = Drafter::new(paths, locals, keys, context);
     drafter.rule();
     drafter.follow_moves();

@@ -6,7 +6,7 @@ mod place;
 mod staging;
 
 pub use place::{Place, StateHome, places};
-pub use staging::{Displaced, Staged};
+pub use staging::{Displaced, Staged, Staging};
 
 use std::ffi::OsStr;
 use std::fs::File;

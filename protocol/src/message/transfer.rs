@@ -12,6 +12,8 @@ use crate::path::PATH_MAX;
 pub const FRESH_MAX: u32 = 960 << 10;
 /// Most pieces in one `Delta`.
 pub const PIECES_MAX: usize = 4096;
+/// Most attempts to send one file as a delta.
+const ATTEMPTS_MAX: u8 = 8;
 /// Most failures named in one `Done`.
 const FAILURES_MAX: usize = 10_000_000;
 /// Most bytes that a failure takes beside its text: its path's number, kind and the text's length.
@@ -104,8 +106,9 @@ pub struct WantDelta {
     pub block_len: u32,
     /// Bytes of each block's hash.
     pub hash_len: u8,
-    /// Secret seed of the hash, fresh for each run.
-    pub seed: u64,
+    /// Which attempt this is: each has a hash of its own, see
+    /// [`CheckKey::block_seed`](crate::CheckKey::block_seed).
+    pub attempt: u8,
     /// How many bytes of hashes follow.
     pub signature_len: u64,
 }
@@ -116,11 +119,10 @@ impl Want {
         match &self.kind {
             WantKind::Whole => out.push(0),
             WantKind::Delta(delta) => {
-                out.push(1);
+                out.push(1 + delta.attempt);
                 out.put_varint(delta.old_len);
                 out.put_varint(u64::from(delta.block_len));
                 out.push(delta.hash_len);
-                out.put_raw(&delta.seed.to_le_bytes());
                 out.put_varint(delta.signature_len);
             }
         }
@@ -130,11 +132,11 @@ impl Want {
         let index = r.varint("a path's number")?;
         let kind = match r.u8("a want's kind")? {
             0 => WantKind::Whole,
-            1 => WantKind::Delta(WantDelta {
+            kind @ 1..=ATTEMPTS_MAX => WantKind::Delta(WantDelta {
+                attempt: kind - 1,
                 old_len: r.number("an old file's length")?,
                 block_len: r.bounded("a block's length", u64::from(u32::MAX))? as u32,
                 hash_len: r.u8("a hash's length")?,
-                seed: u64::from_le_bytes(r.array("a seed")?),
                 signature_len: r.bounded("a signature's length", SIGNATURE_MAX)?,
             }),
             _ => return Err(DecodeError::Invalid("a want's kind")),

@@ -148,13 +148,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         verdict: Verdict::Restate { since: 300, first_contact: false },
         ..welcome()
     };
-    let delta = WantDelta {
-        old_len: 1000,
-        block_len: 64,
-        hash_len: 3,
-        seed: 0x0102_0304_0506_0708,
-        signature_len: 48,
-    };
+    let delta =
+        WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 1, signature_len: 48 };
     let full =
         Failure { index: 2, kind: FailureKind::System, text: "No space left on device".into() };
     let everything = Statement { coverage: Coverage::Everything, ..samples::statement() };
@@ -232,12 +227,14 @@ fn checks_are_made_as_their_vector_says() {
     let golden = bytes("checks.txt");
     let (content, golden) = golden[64..].split_at(32);
     let (content_check, golden) = golden.split_at(8);
-    let (target, target_check) = golden.split_at(32);
+    let (target, golden) = golden.split_at(32);
+    let (target_check, seed) = golden.split_at(8);
     let check = |hash: &ContentHash| key().check(hash).0.to_le_bytes().to_vec();
     assert_eq!(ContentHash::of_bytes(b"one\n").0, content);
     assert_eq!(check(&ContentHash::of_bytes(b"one\n")), content_check);
     assert_eq!(ContentHash::of_target(b"d/new").0, target);
     assert_eq!(check(&ContentHash::of_target(b"d/new")), target_check);
+    assert_eq!(key().block_seed(300, 1).to_le_bytes(), seed);
 }
 
 /// The session of `session.txt`: who says what, flight by flight.

@@ -192,15 +192,9 @@ fn numbers_and_lengths_in_messages_keep_their_limits() {
         field(3, &[&[1, 1][..], &[0; 8], &[0]].concat(), &[], "a sequence number", NUMBER_MAX),
         field(6, &[], &[0, 0], "the planner's counter", NUMBER_MAX),
         field(6, &[0], &[0], "a count of rows", ENTRIES_MAX as u64),
-        field(7, &[0, 1], &[64, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0], "an old file's length", NUMBER_MAX),
-        field(7, &[0, 1, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0], "a block's length", u32::MAX.into()),
-        field(
-            7,
-            &[0, 1, 0, 64, 3, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[],
-            "a signature's length",
-            SIGNATURE_MAX,
-        ),
+        field(7, &[0, 1], &[64, 3, 0], "an old file's length", NUMBER_MAX),
+        field(7, &[0, 1, 0], &[3, 0], "a block's length", u32::MAX.into()),
+        field(7, &[0, 1, 0, 64, 3], &[], "a signature's length", SIGNATURE_MAX),
         field(11, &[1, 1, 0], &[0xfd], "a count of fresh bytes", FRESH_MAX.into()),
         field(14, &[], &[0], "a sequence number", NUMBER_MAX),
     ];
@@ -408,6 +402,13 @@ fn what_is_left_over_after_the_last_field_is_refused_except_in_greetings() {
     let mut batch = samples::batch();
     batch.push(0);
     assert_eq!(read(&batch), Err(DecodeError::Trailing(1, "rows")));
+}
+
+#[test]
+fn a_content_is_wanted_as_a_delta_at_most_eight_times() {
+    let want = |kind: u8| decode(7, &[0, kind, 0, 64, 3, 0]);
+    assert!(want(1).is_ok() && want(8).is_ok());
+    assert_eq!(want(9), Err(DecodeError::Invalid("a want's kind")));
 }
 
 #[test]

@@ -112,7 +112,7 @@ pub(crate) fn statement() -> Statement {
 }
 
 pub(crate) fn want_delta(index: u64, signature_len: u64) -> Want {
-    let delta = WantDelta { old_len: 1000, block_len: 64, hash_len: 3, seed: 7, signature_len };
+    let delta = WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 0, signature_len };
     Want { index, kind: WantKind::Delta(delta) }
 }
 

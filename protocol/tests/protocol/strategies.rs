@@ -233,9 +233,9 @@ fn statement() -> impl Strategy<Value = Statement> {
 }
 
 fn want() -> impl Strategy<Value = Want> {
-    let delta = (number(), any::<u32>(), any::<u8>(), any::<u64>(), 0..=SIGNATURE_MAX).prop_map(
-        |(old_len, block_len, hash_len, seed, signature_len)| {
-            WantKind::Delta(WantDelta { old_len, block_len, hash_len, seed, signature_len })
+    let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
+        |(old_len, block_len, hash_len, attempt, signature_len)| {
+            WantKind::Delta(WantDelta { old_len, block_len, hash_len, attempt, signature_len })
         },
     );
     (any::<u64>(), prop_oneof![Just(WantKind::Whole), delta])

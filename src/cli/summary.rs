@@ -1,0 +1,94 @@
+//! What a run came to, in numbers.
+
+use psync_protocol::Role;
+
+use crate::report::{Action, Deed, Kind, TroubleKind};
+
+/// Numbers of one kind of action.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) files: u64,
+    pub(super) directories: u64,
+    pub(super) bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, action: &Action) {
+        match action.kind {
+            Kind::Directory => self.directories += 1,
+            Kind::File | Kind::Symlink => self.files += 1,
+        }
+        self.bytes += action.size;
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        self.files + self.directories
+    }
+}
+
+/// The kinds of action, by side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct SideTally {
+    pub(super) created: Tally,
+    pub(super) updated: Tally,
+    pub(super) deleted: Tally,
+    pub(super) moved: Tally,
+    pub(super) properties: Tally,
+    pub(super) kept_both: Tally,
+}
+
+impl SideTally {
+    pub(super) fn of(actions: &[Action], on: Role) -> SideTally {
+        let mut tally = SideTally::default();
+        for action in actions.iter().filter(|action| action.on == on) {
+            let kind = match action.deed {
+                Deed::Create => &mut tally.created,
+                Deed::Update => &mut tally.updated,
+                Deed::Delete => &mut tally.deleted,
+                Deed::Move { .. } => &mut tally.moved,
+                Deed::Properties { .. } => &mut tally.properties,
+                Deed::KeepBoth { .. } => &mut tally.kept_both,
+            };
+            kind.add(action);
+        }
+        tally
+    }
+
+    pub(super) fn parts(&self) -> [(&'static str, Tally); 6] {
+        [
+            ("created", self.created),
+            ("updated", self.updated),
+            ("deleted", self.deleted),
+            ("moved", self.moved),
+            ("properties", self.properties),
+            ("kept-both", self.kept_both),
+        ]
+    }
+}
+
+/// How often each kind of trouble was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct TroubleCount {
+    pub(super) failed: u64,
+    pub(super) changed: u64,
+    pub(super) other: u64,
+}
+
+impl TroubleCount {
+    pub(super) fn add(&mut self, kind: TroubleKind) {
+        match kind {
+            TroubleKind::System => self.failed += 1,
+            TroubleKind::Changed => self.changed += 1,
+            TroubleKind::Note | TroubleKind::Special | TroubleKind::Pattern => self.other += 1,
+        }
+    }
+}
+
+/// What crossed the line, and how long it took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LineNumbers {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) turns: u64,
+    pub(super) seconds: f64,
+}

@@ -1,0 +1,243 @@
+//! Carrying out a plan, the same for both ends: flights of contents and wants by turns.
+
+use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want};
+use psync_protocol::session::{Agreement, Event, Heard, Listening, Next, Talking};
+use psync_protocol::{Message, Role};
+
+use super::send::{self, Signed};
+use super::{Site, SyncError};
+use crate::apply::{Applier, Keys, RunNames, Tools};
+use crate::report::{Report, Trouble, TroubleKind};
+use crate::transport::Line;
+
+/// What both ends said in the end.
+#[derive(Debug)]
+pub(super) struct Closing {
+    pub(super) ours: Done,
+    pub(super) theirs: Done,
+}
+
+impl Closing {
+    pub(super) fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.ours.failures.iter().chain(&self.theirs.failures)
+    }
+}
+
+/// One end at work.
+pub(super) struct Worker<'a> {
+    applier: Applier<'a>,
+    agreement: &'a Agreement,
+    role: Role,
+    report: &'a dyn Report,
+    /// What the peer wants in the next flight.
+    wanted: Vec<Signed>,
+    ours: Option<Done>,
+    theirs: Option<Done>,
+}
+
+/// What stands after a flight.
+enum After {
+    Listen(Listening),
+    Talk(Talking),
+    Closed,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        site: &'a mut Site,
+        agreement: &'a Agreement,
+        role: Role,
+        keys: Keys,
+        names: RunNames,
+        report: &'a dyn Report,
+    ) -> Result<Worker<'a>, SyncError> {
+        let Some(staging) = &site.staging else {
+            return Err(SyncError::ReadOnly(site.root.path().to_path_buf()));
+        };
+        let tools = Tools { root: &site.root, staging, index: &mut site.index, report };
+        let applier = Applier::new(tools, role, agreement, keys, names);
+        Ok(Worker {
+            applier,
+            agreement,
+            role,
+            report,
+            wanted: Vec::new(),
+            ours: None,
+            theirs: None,
+        })
+    }
+
+    fn talk(&mut self, line: &mut Line, mut talking: Talking) -> Result<After, SyncError> {
+        for signed in std::mem::take(&mut self.wanted) {
+            send::content(
+                line,
+                &mut talking,
+                &mut self.applier,
+                signed,
+                self.agreement,
+                self.report,
+            )?;
+        }
+        if self.ours.is_none() {
+            let mut failed = None;
+            let wanted = self.applier.wants(|message| {
+                let sent = talking
+                    .send(&message)
+                    .map_err(SyncError::from)
+                    .and_then(|()| Ok(line.send(&message)?));
+                sent.map_err(|error| {
+                    failed = Some(error);
+                    std::io::Error::other("the line failed")
+                })
+            });
+            match (wanted, failed) {
+                (_, Some(error)) => return Err(error),
+                (result, None) => result?,
+            }
+            if self.applier.is_finished() {
+                self.finish(line, &mut talking)?;
+            }
+        }
+        line.send(&Message::End)?;
+        line.flush()?;
+        Ok(match talking.end()? {
+            Next::Listen(listening) => After::Listen(listening),
+            Next::Closed => After::Closed,
+        })
+    }
+
+    fn finish(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
+        let failures = self.applier.finish()?;
+        for (path, text) in self.applier.take_notes() {
+            let path = path.as_bytes().to_vec();
+            match self.role {
+                Role::Initiator => {
+                    let kind = ProblemKind::Note.into();
+                    self.report.trouble(&Trouble { on: Role::Initiator, path, kind, text });
+                }
+                Role::Responder => {
+                    let problem = Message::Problem(Problem { kind: ProblemKind::Note, path, text });
+                    talking.send(&problem)?;
+                    line.send(&problem)?;
+                }
+            }
+        }
+        let done = Done { sequence: self.applier.sequence(), failures };
+        let message = Message::Done(done.clone());
+        talking.send(&message)?;
+        line.send(&message)?;
+        self.ours = Some(done);
+        Ok(())
+    }
+
+    fn listen(&mut self, line: &mut Line, mut listening: Listening) -> Result<After, SyncError> {
+        loop {
+            let message = line.receive("carrying out the plan")?;
+            match self.hear(listening, message)? {
+                After::Listen(more) => listening = more,
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn hear(&mut self, listening: Listening, message: Message) -> Result<After, SyncError> {
+        match listening.receive(message)? {
+            Heard::More(listening, event) => {
+                self.take(event)?;
+                Ok(After::Listen(listening))
+            }
+            Heard::Turn(talking) => {
+                self.applier.flight_is_over()?;
+                Ok(After::Talk(talking))
+            }
+            Heard::Closed => Ok(After::Closed),
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<(), SyncError> {
+        match event {
+            Event::Nothing => {}
+            Event::Want(Want { index, kind }) => {
+                self.wanted.push(Signed { index, kind, hashes: Vec::new() })
+            }
+            Event::Signature(piece) => {
+                if let Some(signed) = self.wanted.last_mut() {
+                    signed.hashes.extend_from_slice(&piece);
+                }
+            }
+            Event::File(index) => self.applier.file_begins(index)?,
+            Event::Literal(bytes) => self.applier.file_literal(&bytes),
+            Event::Delta(delta) => self.applier.file_delta(delta),
+            Event::FileEnd(hash) => self.applier.file_ends(hash)?,
+            Event::FileFailed(failure) => self.applier.file_failed(failure),
+            Event::Done(done) => self.theirs = Some(done),
+            Event::Problem(problem) => self.report.trouble(&remote_trouble(&problem)),
+        }
+        Ok(())
+    }
+
+    fn go_on(mut self, line: &mut Line, mut after: After) -> Result<Closing, SyncError> {
+        loop {
+            after = match after {
+                After::Listen(listening) => self.listen(line, listening)?,
+                After::Talk(talking) => self.talk(line, talking)?,
+                After::Closed => break,
+            };
+        }
+        match (self.ours, self.theirs) {
+            (Some(ours), Some(theirs)) => Ok(Closing { ours, theirs }),
+            _ => Err(psync_protocol::ProtocolError::Contradiction(
+                "a session closed before both were done",
+            )
+            .into()),
+        }
+    }
+}
+
+/// The initiator's part: it does what it can, sends the plan, and goes on talking.
+pub(super) fn talk_first(
+    mut worker: Worker<'_>,
+    line: &mut Line,
+    plan: &[Message],
+    talking: Talking,
+) -> Result<Closing, SyncError> {
+    worker.applier.begin()?;
+    for message in plan {
+        line.send(message)?;
+    }
+    let after = worker.talk(line, talking)?;
+    worker.go_on(line, after)
+}
+
+/// The responder's part: `first` is the message that followed the plan.
+pub(super) fn listen_first(
+    mut worker: Worker<'_>,
+    line: &mut Line,
+    listening: Listening,
+    first: Message,
+) -> Result<Closing, SyncError> {
+    worker.applier.begin()?;
+    let after = worker.hear(listening, first)?;
+    worker.go_on(line, after)
+}
+
+/// A problem that the other end told.
+pub(super) fn remote_trouble(problem: &Problem) -> Trouble {
+    Trouble {
+        on: Role::Responder,
+        path: problem.path.clone(),
+        kind: problem.kind.into(),
+        text: problem.text.clone(),
+    }
+}
+
+/// The trouble that a failure is, for a report.
+pub(super) fn failure_trouble(on: Role, agreement: &Agreement, failure: &Failure) -> Trouble {
+    let stand = usize::try_from(failure.index).ok().and_then(|at| agreement.paths.get(at));
+    let kind = match failure.kind {
+        FailureKind::Changed => TroubleKind::Changed,
+        FailureKind::System | FailureKind::Mismatch => TroubleKind::System,
+    };
+    let path = stand.map(|stand| stand.path().as_bytes().to_vec()).unwrap_or_default();
+    Trouble { on, path, kind, text: failure.text.clone() }
+}

@@ -1,0 +1,347 @@
+//! The end that a person started: it speaks first, and it plans.
+
+use psync_protocol::message::{Coverage, Hello, Statement, StreamCodec, Verdict};
+use psync_protocol::session::{
+    Agreement, AnswerStep, AwaitingAnswer, Deciding, Opening, Paths, Talking,
+};
+use psync_protocol::{ErrorCode, Message, ProtocolError, RelPath, Role, VERSION_MAX, VERSION_MIN};
+
+use super::exchange::{self, Closing, Worker};
+use super::record::{self, Relation};
+use super::{Request, Site, SyncError, random};
+use crate::apply::Keys;
+use crate::index::Peer;
+use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, LocalAccess, Policy};
+use crate::report::{Action, Conflict, Phase, Report, Trouble};
+use crate::root::places;
+use crate::scan::{self, Rules, Survey};
+use crate::transport::{Line, LineError};
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The actions of the plan.
+    pub actions: Vec<Action>,
+    /// The conflicts.
+    pub conflicts: Vec<Conflict>,
+    /// Whether the plan was carried out (and not only shown).
+    pub carried_out: bool,
+    /// Entries on this side and on the other before the run.
+    pub entries: (u64, u64),
+}
+
+/// Syncs `site` with whoever is at the other end of `line`.
+pub fn initiate(
+    site: &mut Site,
+    mut line: Line,
+    request: &Request,
+    report: &dyn Report,
+) -> Result<Outcome, SyncError> {
+    let result = Initiator { site, line: &mut line, request, report }.run();
+    match &result {
+        Ok(_) => line.finish()?,
+        // Whoever gave the error up knows it already.
+        Err(SyncError::Line(
+            LineError::Io(_) | LineError::Protocol(ProtocolError::Peer { .. }),
+        )) => {}
+        Err(error) => line.give_up(&error.to_message()),
+    }
+    result
+}
+
+struct Initiator<'a> {
+    site: &'a mut Site,
+    line: &'a mut Line,
+    request: &'a Request,
+    report: &'a dyn Report,
+}
+
+impl Initiator<'_> {
+    fn run(mut self) -> Result<Outcome, SyncError> {
+        let rules = Rules::new(&self.request.filters).map_err(SyncError::Filter)?;
+        let expected = self.site.index.peer_at(&self.request.location)?;
+        let hello = self.hello(expected.as_ref());
+        let opening = Opening::new(&hello);
+        let codec = hello.codec;
+        self.line.greet(&Message::Hello(hello), codec, self.request.level.unwrap_or_default())?;
+        let stating = opening.greeted();
+        let survey = self.scan(rules)?;
+        // Only a peer that has seen this very scope is told changes alone.
+        let since = expected.filter(|peer| peer.our_scope == survey.scope.digest());
+        let coverage = match &since {
+            Some(peer) => Coverage::Changes { since: peer.ours },
+            None => Coverage::Everything,
+        };
+        let rows = self.rows_to_state(&survey, coverage, since.as_ref())?;
+        let rows = rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
+        let (messages, awaiting) = stating.state(self.statement(&survey, coverage), rows);
+        self.send_all(messages)?;
+        let deciding = self.hear_answer(awaiting)?;
+        let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
+        self.plan_and_carry_out(deciding, &survey, relation)
+    }
+
+    fn hello(&self, expected: Option<&Peer>) -> Hello {
+        let mut nonce = [0; 16];
+        random(&mut nonce);
+        Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            features: 0,
+            codec: if self.request.level.is_some() { StreamCodec::Zstd } else { StreamCodec::Raw },
+            replica: self.site.index.replica(),
+            index: self.site.index.index_id(),
+            expected: expected.map(|peer| (peer.replica, peer.index_id)),
+            processed: expected.map_or(0, |peer| peer.theirs),
+            nonce,
+            flow: self.request.flow,
+            dry_run: self.request.dry_run,
+            filters: self.request.filters.clone(),
+            places: places(&self.site.place),
+        }
+    }
+
+    fn scan(&mut self, rules: Rules) -> Result<Survey, SyncError> {
+        let allow_empty = self.request.delete_limit != DeleteLimit::Half;
+        let survey =
+            scan::scan(&self.site.root, &mut self.site.index, rules, allow_empty, self.report);
+        let survey = survey.map_err(|error| SyncError::Scan {
+            path: self.site.root.path().to_path_buf(),
+            error,
+        })?;
+        for problem in self.site.notes.iter().chain(&survey.problems) {
+            self.report.trouble(&Trouble {
+                on: Role::Initiator,
+                path: problem.path.clone(),
+                kind: problem.kind.into(),
+                text: problem.text.clone(),
+            });
+        }
+        Ok(survey)
+    }
+
+    fn rows_to_state(
+        &mut self,
+        survey: &Survey,
+        coverage: Coverage,
+        peer: Option<&Peer>,
+    ) -> Result<Vec<crate::index::Stored>, SyncError> {
+        let since = match coverage {
+            Coverage::Changes { since } => since,
+            Coverage::Everything => 0,
+        };
+        Ok(record::rows_to_state(
+            &mut self.site.index,
+            survey,
+            since,
+            peer.map(|peer| peer.replica),
+        )?)
+    }
+
+    fn statement(&self, survey: &Survey, coverage: Coverage) -> Statement {
+        Statement {
+            sequence: self.site.index.sequence(),
+            live: survey.live,
+            scope: survey.scope.digest(),
+            coverage,
+        }
+    }
+
+    fn send_all(&mut self, messages: Vec<Message>) -> Result<(), SyncError> {
+        for message in &messages {
+            self.line.send(message)?;
+        }
+        Ok(self.line.flush()?)
+    }
+
+    fn hear_answer(&mut self, mut awaiting: AwaitingAnswer) -> Result<Deciding, SyncError> {
+        self.report.phase(Phase::Waiting);
+        loop {
+            let message = self.line.receive("waiting for the other side's answer")?;
+            awaiting = match awaiting.receive(message).map_err(|error| self.rolled_back(error))? {
+                AnswerStep::More(awaiting) => awaiting,
+                AnswerStep::Problem(awaiting, problem) => {
+                    self.report.trouble(&exchange::remote_trouble(&problem));
+                    awaiting
+                }
+                AnswerStep::Turn(deciding) => return Ok(deciding),
+            };
+        }
+    }
+
+    /// Where the peer knows more of this replica than it does itself, it becomes a new one.
+    fn rolled_back(&mut self, error: ProtocolError) -> SyncError {
+        match error {
+            ProtocolError::Peer { code: ErrorCode::RolledBack, .. } => {
+                match self.site.index.renew_identity(&random) {
+                    Ok(()) => SyncError::RolledBack,
+                    Err(error) => error.into(),
+                }
+            }
+            other => other.into(),
+        }
+    }
+
+    fn restate_if_asked(
+        &mut self,
+        deciding: Deciding,
+        survey: &Survey,
+    ) -> Result<(Deciding, Relation), SyncError> {
+        let welcome = &deciding.answer.welcome;
+        let known =
+            self.site.index.peer(welcome.replica)?.filter(|peer| peer.index_id == welcome.index);
+        let peer = welcome.replica;
+        let (since, first_contact) = match welcome.verdict {
+            Verdict::Proceed { first_contact } => {
+                let relation = Relation { first_contact: first_contact || known.is_none() };
+                return Ok((deciding, relation));
+            }
+            Verdict::Restate { since, first_contact } => (since, first_contact),
+        };
+        let coverage = if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
+        let rows = record::rows_to_state(&mut self.site.index, survey, since, Some(peer))?;
+        let rows = rows.iter().map(|stored| stored.row.stated(deciding.key())).collect();
+        let (messages, awaiting) = deciding.restate(self.statement(survey, coverage), rows);
+        self.send_all(messages)?;
+        let relation = Relation { first_contact: first_contact || known.is_none() };
+        Ok((self.hear_answer(awaiting)?, relation))
+    }
+
+    fn plan_and_carry_out(
+        mut self,
+        mut deciding: Deciding,
+        survey: &Survey,
+        relation: Relation,
+    ) -> Result<Outcome, SyncError> {
+        let statement = deciding.answer.statement.clone();
+        let paths = deciding.paths();
+        let locals = self.locals(&paths, survey)?;
+        let draft = self.draft(&deciding, &paths, &locals, relation)?;
+        let live = |role| match role {
+            Role::Initiator => survey.live,
+            Role::Responder => statement.live,
+        };
+        let guarded = reconcile::check_deletions(
+            &paths,
+            &locals,
+            &draft.decisions,
+            live,
+            self.request.delete_limit,
+        );
+        let actions = reconcile::actions(&paths, &locals, &draft.decisions, &draft.whys);
+        actions.iter().for_each(|action| self.report.action(action));
+        draft.conflicts.iter().for_each(|conflict| self.report.conflict(conflict));
+        guarded.map_err(SyncError::TooManyDeletions)?;
+        let mut outcome = Outcome {
+            actions,
+            conflicts: draft.conflicts,
+            carried_out: false,
+            entries: (survey.live, statement.live),
+        };
+        if self.request.dry_run || paths.is_empty() {
+            outcome.carried_out = !self.request.dry_run;
+            return Ok(outcome);
+        }
+        let bytes = outcome.actions.iter().map(|action| action.size).sum();
+        self.report.phase(Phase::Transfer { bytes });
+        let welcome = deciding.answer.welcome.clone();
+        let keys = Keys { ours: deciding.key().clone(), theirs: deciding.their_key() };
+        let counter = self.site.index.next_clock();
+        let (messages, agreement, talking) =
+            deciding.plan(paths, draft.decisions, counter, draft.extra)?;
+        let closing = self.carry_out(&messages, &agreement, talking, keys)?;
+        let peer = Peer {
+            replica: welcome.replica,
+            index_id: welcome.index,
+            theirs: closing.theirs.sequence,
+            ours: self.site.index.sequence(),
+            our_scope: survey.scope.digest(),
+            their_scope: statement.scope,
+        };
+        record::conclude(
+            &mut self.site.index,
+            &peer,
+            &agreement,
+            &closing,
+            self.request.names.now,
+        )?;
+        self.site.index.put_place(&self.request.location, welcome.replica)?;
+        outcome.carried_out = true;
+        Ok(outcome)
+    }
+
+    /// What this side knows at each path of the plan.
+    fn locals(&mut self, paths: &Paths, survey: &Survey) -> Result<Vec<Local>, SyncError> {
+        let mut locals = Vec::with_capacity(paths.len());
+        for stand in paths.iter() {
+            let row = self.site.index.row(stand.path())?;
+            let theirs = stand.responder.as_ref().or(stand.initiator.as_ref());
+            let access = record::access(survey, stand.path(), theirs);
+            let access = if stand.initiator.is_some() { LocalAccess::Open } else { access };
+            locals.push(Local { row, access });
+        }
+        Ok(locals)
+    }
+
+    fn draft(
+        &mut self,
+        deciding: &Deciding,
+        paths: &Paths,
+        locals: &[Local],
+        relation: Relation,
+    ) -> Result<Draft, SyncError> {
+        let theirs = deciding.answer.welcome.replica;
+        let context = Context {
+            flow: self.request.flow,
+            policy: Policy::KeepBoth,
+            first_contact: relation.first_contact,
+            tie: if self.site.index.replica() > theirs { Role::Initiator } else { Role::Responder },
+        };
+        let mut failed = None;
+        let (root, index) = (&self.site.root, &mut self.site.index);
+        let mut is_taken = |name: &RelPath| match index.row(name) {
+            Ok(row) => row.is_some() || !root.is_free(name).unwrap_or(false),
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        };
+        let keys = reconcile::Keys { initiator: deciding.key(), responder: &deciding.their_key() };
+        let draft = reconcile::draft(
+            paths,
+            locals,
+            keys,
+            &context,
+            &self.request.names.clash,
+            &mut is_taken,
+        );
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(draft),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        plan: &[Message],
+        agreement: &Agreement,
+        talking: Talking,
+        keys: Keys,
+    ) -> Result<Closing, SyncError> {
+        let worker = Worker::new(
+            self.site,
+            agreement,
+            Role::Initiator,
+            keys,
+            self.request.names.clone(),
+            self.report,
+        )?;
+        let closing = exchange::talk_first(worker, self.line, plan, talking)?;
+        for (on, done) in [(Role::Initiator, &closing.ours), (Role::Responder, &closing.theirs)] {
+            for failure in &done.failures {
+                self.report.trouble(&exchange::failure_trouble(on, agreement, failure));
+            }
+        }
+        Ok(closing)
+    }
+}

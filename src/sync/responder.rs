@@ -1,0 +1,292 @@
+//! The end that was started by the other: it answers, and checks what it is told against what it
+//! knows.
+
+use std::path::Path;
+
+use psync_protocol::message::{Coverage, Hello, Statement, Verdict, Welcome};
+use psync_protocol::session::{
+    Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
+    StatementStep, common_version,
+};
+use psync_protocol::{CheckKey, Message, ProtocolError, Role};
+
+use super::exchange::{self, Worker};
+use super::record::{self, Relation};
+use super::{Site, SyncError, random};
+use crate::apply::{Keys, RunNames};
+use crate::index::Peer;
+use crate::reconcile::{self, Terms};
+use crate::report::Report;
+use crate::root::{StateHome, places};
+use crate::scan::{self, Rules, Survey};
+use crate::transport::{Line, LineError};
+
+/// Serves the root at `path` to whoever is at the other end of `line`, for one sync.
+///
+/// A root that is missing is made, if the directory above it exists, unless it `must_exist`.
+pub fn respond(
+    path: &Path,
+    must_exist: bool,
+    mut line: Line,
+    home: &StateHome,
+    names: RunNames,
+    report: &dyn Report,
+) -> Result<(), SyncError> {
+    let result = serve(path, must_exist, &mut line, home, names, report);
+    match &result {
+        Ok(()) => line.finish()?,
+        Err(SyncError::Line(
+            LineError::Io(_)
+            | LineError::Protocol(ProtocolError::Peer { .. } | ProtocolError::Ended(_)),
+        )) => {}
+        Err(error) => line.give_up(&error.to_message()),
+    }
+    result
+}
+
+fn serve(
+    path: &Path,
+    must_exist: bool,
+    line: &mut Line,
+    home: &StateHome,
+    names: RunNames,
+    report: &dyn Report,
+) -> Result<(), SyncError> {
+    let greeting = line.receive("waiting for a greeting")?;
+    let (hello, awaiting) = AwaitingHello.receive(greeting)?;
+    let rules = Rules::new(&hello.filters).map_err(SyncError::Filter)?;
+    if !must_exist {
+        Site::create_root(path)?;
+    }
+    let mut site = Site::open(path, home)?;
+    check_identity(&site, &hello)?;
+    // A person who mirrors, or gives a limit, answers for deletions on the initiator's side.
+    let allow_empty = hello.flow != psync_protocol::message::Flow::TwoWay;
+    let survey = scan::scan(&site.root, &mut site.index, rules, allow_empty, report)
+        .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
+    let mut nonce = [0; 16];
+    random(&mut nonce);
+    let responder = Responder { site: &mut site, line, hello, survey, nonce, names, report };
+    responder.run(awaiting)
+}
+
+fn check_identity(site: &Site, hello: &Hello) -> Result<(), SyncError> {
+    let ours = places(&site.place);
+    let overlap =
+        |inner: &[u64], outer: &[u64]| outer.first().is_some_and(|root| inner.contains(root));
+    if overlap(&ours, &hello.places) || overlap(&hello.places, &ours) {
+        return Err(SyncError::SameRoot);
+    }
+    if site.index.replica() == hello.replica {
+        return Err(SyncError::Clone);
+    }
+    Ok(())
+}
+
+struct Responder<'a> {
+    site: &'a mut Site,
+    line: &'a mut Line,
+    hello: Hello,
+    survey: Survey,
+    nonce: [u8; 16],
+    names: RunNames,
+    report: &'a dyn Report,
+}
+
+impl Responder<'_> {
+    fn run(mut self, mut awaiting: AwaitingStatement) -> Result<(), SyncError> {
+        let their_key = awaiting.their_key().clone();
+        let (stated, answering) = loop {
+            let message = self.line.receive("waiting for a statement")?;
+            awaiting = match awaiting.receive(message)? {
+                StatementStep::More(awaiting) => awaiting,
+                StatementStep::Turn(stated, answering) => break (stated, answering),
+            };
+        };
+        let verdict = self.judge(&stated.statement)?;
+        let mut statement = stated.statement.clone();
+        let mut waiting = self.answer_first(stated, answering, verdict, &their_key)?;
+        let relation = match verdict {
+            Verdict::Proceed { first_contact } | Verdict::Restate { first_contact, .. } => {
+                Relation { first_contact }
+            }
+        };
+        loop {
+            let Some(message) = self.line.receive_or_end("waiting for the plan")? else {
+                // The initiator has nothing to do, or only wanted to see.
+                return Ok(());
+            };
+            waiting = match waiting.receive(message)? {
+                PlanStep::More(waiting) => waiting,
+                PlanStep::Restated(stated, answering) => {
+                    statement = stated.statement.clone();
+                    let (messages, waiting) =
+                        self.answer(stated, answering, relation, &their_key, Vec::new())?;
+                    self.send_all(messages)?;
+                    waiting
+                }
+                PlanStep::Planned(planned, first) => {
+                    return self.carry_out(planned, first, their_key, &statement);
+                }
+            };
+        }
+    }
+
+    /// Whether what was stated is enough to plan on, in the light of what is known of the peer.
+    fn judge(&mut self, statement: &Statement) -> Result<Verdict, SyncError> {
+        let hello = &self.hello;
+        let me = (self.site.index.replica(), self.site.index.index_id());
+        let peer = self.site.index.peer(hello.replica)?.filter(|peer| peer.index_id == hello.index);
+        if peer.as_ref().is_some_and(|peer| statement.sequence < peer.theirs) {
+            return Err(SyncError::RolledBack);
+        }
+        let knows_me = hello.expected == Some(me);
+        if knows_me && hello.processed > self.site.index.sequence() {
+            // It is this end that was rolled back: it becomes somebody new.
+            self.site.index.renew_identity(&random)?;
+            return Ok(match statement.coverage {
+                Coverage::Everything => Verdict::Proceed { first_contact: true },
+                Coverage::Changes { .. } => Verdict::Restate { since: 0, first_contact: true },
+            });
+        }
+        let first_contact = peer.is_none();
+        let scope = self.survey.scope.digest();
+        Ok(match (statement.coverage, peer) {
+            (Coverage::Everything, _) => Verdict::Proceed { first_contact },
+            (Coverage::Changes { since }, Some(peer))
+                if knows_me && scope == peer.our_scope && statement.scope == peer.their_scope =>
+            {
+                if since <= peer.theirs {
+                    Verdict::Proceed { first_contact }
+                } else {
+                    Verdict::Restate { since: peer.theirs, first_contact }
+                }
+            }
+            (Coverage::Changes { .. }, _) => Verdict::Restate { since: 0, first_contact },
+        })
+    }
+
+    fn our_key(&self) -> CheckKey {
+        CheckKey::new(self.site.index.replica(), &self.nonce)
+    }
+
+    fn answer_first(
+        &mut self,
+        stated: Stated,
+        mut answering: Answering,
+        verdict: Verdict,
+        their_key: &CheckKey,
+    ) -> Result<AwaitingPlan, SyncError> {
+        let codec = self.hello.codec;
+        let welcome = answering.welcome(Welcome {
+            version: common_version(&self.hello),
+            features: 0,
+            codec,
+            replica: self.site.index.replica(),
+            index: self.site.index.index_id(),
+            nonce: self.nonce,
+            verdict,
+        });
+        self.line.greet(&welcome, codec, super::LEVEL)?;
+        let problems = std::mem::take(&mut self.site.notes)
+            .into_iter()
+            .chain(std::mem::take(&mut self.survey.problems));
+        let problems = problems.collect();
+        let (messages, waiting) = match verdict {
+            Verdict::Proceed { first_contact } => {
+                self.answer(stated, answering, Relation { first_contact }, their_key, problems)?
+            }
+            Verdict::Restate { .. } => {
+                let statement = self.statement(Coverage::Everything);
+                answering.answer(stated.rows, problems, statement, Vec::new(), Vec::new())
+            }
+        };
+        self.send_all(messages)?;
+        Ok(waiting)
+    }
+
+    fn answer(
+        &mut self,
+        stated: Stated,
+        answering: Answering,
+        relation: Relation,
+        their_key: &CheckKey,
+        problems: Vec<psync_protocol::message::Problem>,
+    ) -> Result<(Vec<Message>, AwaitingPlan), SyncError> {
+        let coverage = match stated.statement.coverage {
+            Coverage::Everything => Coverage::Everything,
+            Coverage::Changes { .. } => Coverage::Changes { since: self.hello.processed },
+        };
+        let since = match coverage {
+            Coverage::Everything => 0,
+            Coverage::Changes { since } => since,
+        };
+        let news = record::rows_to_state(
+            &mut self.site.index,
+            &self.survey,
+            since,
+            Some(self.hello.replica),
+        )?;
+        let terms = Terms {
+            their_key,
+            our_key: &self.our_key(),
+            flow: self.hello.flow,
+            first_contact: relation.first_contact,
+        };
+        let (index, survey) = (&mut self.site.index, &self.survey);
+        let answered = reconcile::answer(&stated.rows, news, terms, |row| {
+            let access = record::access(survey, &row.path, Some(row));
+            Ok::<_, SyncError>((index.row(&row.path)?, access))
+        })?;
+        let statement = self.statement(coverage);
+        Ok(answering.answer(stated.rows, problems, statement, answered.marks, answered.rows))
+    }
+
+    fn statement(&self, coverage: Coverage) -> Statement {
+        Statement {
+            sequence: self.site.index.sequence(),
+            live: self.survey.live,
+            scope: self.survey.scope.digest(),
+            coverage,
+        }
+    }
+
+    fn send_all(&mut self, messages: Vec<Message>) -> Result<(), SyncError> {
+        for message in &messages {
+            self.line.send(message)?;
+        }
+        Ok(self.line.flush()?)
+    }
+
+    fn carry_out(
+        self,
+        planned: Planned,
+        first: Message,
+        their_key: CheckKey,
+        statement: &Statement,
+    ) -> Result<(), SyncError> {
+        if self.hello.dry_run {
+            return Err(ProtocolError::Contradiction("a dry run is followed by a plan").into());
+        }
+        let Planned { agreement, listening } = planned;
+        let keys = Keys { ours: self.our_key(), theirs: their_key };
+        let worker = Worker::new(
+            self.site,
+            &agreement,
+            Role::Responder,
+            keys,
+            self.names.clone(),
+            self.report,
+        )?;
+        let closing = exchange::listen_first(worker, self.line, listening, first)?;
+        let peer = Peer {
+            replica: self.hello.replica,
+            index_id: self.hello.index,
+            theirs: closing.theirs.sequence,
+            ours: self.site.index.sequence(),
+            our_scope: self.survey.scope.digest(),
+            their_scope: statement.scope,
+        };
+        Ok(record::conclude(&mut self.site.index, &peer, &agreement, &closing, self.names.now)?)
+    }
+}

@@ -1,0 +1,244 @@
+//! The line to the other end: bytes, direction changes, time limits. What travels is the protocol
+//! crate's business.
+
+mod remote;
+mod writer;
+
+pub use remote::{Remote, RemoteCommand, SpawnError};
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use psync_protocol::frame::{FrameDecoder, FrameEncoder};
+use psync_protocol::message::StreamCodec;
+use psync_protocol::{Message, ProtocolError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
+
+use writer::Writer;
+
+/// Bytes taken from the line at a time.
+const READ_STEP: usize = 64 << 10;
+/// Bytes that are handed to the line at a time.
+const WRITE_STEP: usize = 32 << 10;
+
+/// The line failed.
+#[derive(Debug, Error)]
+pub enum LineError {
+    /// Reading or writing failed.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// Nothing came for as long as the person was willing to wait.
+    #[error("nothing came from the other side for {} seconds (--timeout)", .0.as_secs())]
+    Timeout(Duration),
+    /// What came is not what may come.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+/// What the line has carried.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+    turns: AtomicU64,
+    last: AtomicU8,
+}
+
+impl Traffic {
+    /// Bytes that this end has sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that this end has received.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How often the talking side changed, the first one counted.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, direction: u8, counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.last.swap(direction, Ordering::Relaxed) != direction {
+            self.turns.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn note_sent(&self, bytes: usize) {
+        self.note(1, &self.sent, bytes);
+    }
+
+    fn note_received(&self, bytes: usize) {
+        self.note(2, &self.received, bytes);
+    }
+}
+
+/// What a person set for the line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LineLimits {
+    /// Bytes a second that may be sent; none: as many as go.
+    pub rate: Option<u64>,
+    /// How long to wait for a byte.
+    pub timeout: Option<Duration>,
+}
+
+/// One end of a line.
+pub struct Line {
+    input: File,
+    decoder: FrameDecoder,
+    buffer: Vec<u8>,
+    encoder: Option<FrameEncoder>,
+    writer: Writer,
+    traffic: Arc<Traffic>,
+    timeout: Option<Duration>,
+}
+
+impl Line {
+    /// A line that reads from one descriptor and writes to another.
+    pub fn new(input: OwnedFd, output: OwnedFd, limits: LineLimits) -> io::Result<Line> {
+        let traffic = Arc::new(Traffic::default());
+        Ok(Line {
+            input: File::from(input),
+            decoder: FrameDecoder::new(),
+            buffer: vec![0; READ_STEP],
+            encoder: None,
+            writer: Writer::start(File::from(output), limits.rate, traffic.clone())?,
+            traffic,
+            timeout: limits.timeout,
+        })
+    }
+
+    /// The two ends of a line within this process.
+    pub fn pair(limits: LineLimits) -> io::Result<(Line, Line)> {
+        let (a, b) = UnixStream::pair()?;
+        let (a_out, b_out) = (a.try_clone()?, b.try_clone()?);
+        Ok((Line::new(a.into(), a_out.into(), limits)?, Line::new(b.into(), b_out.into(), limits)?))
+    }
+
+    /// What the line has carried so far.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// Sends this end's first message; what follows travels as it says.
+    pub fn greet(
+        &mut self,
+        greeting: &Message,
+        codec: StreamCodec,
+        level: i32,
+    ) -> Result<(), LineError> {
+        self.encoder = Some(FrameEncoder::start(greeting, codec, level)?);
+        self.flush()
+    }
+
+    /// Queues a message. It leaves at the latest with [`Line::flush`].
+    pub fn send(&mut self, message: &Message) -> Result<(), LineError> {
+        let Some(encoder) = &mut self.encoder else {
+            return Err(io::Error::other("a message before the greeting").into());
+        };
+        encoder.push(message)?;
+        if encoder.ready() >= WRITE_STEP {
+            self.writer.write(encoder.take())?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything leave that has been sent.
+    pub fn flush(&mut self) -> Result<(), LineError> {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.flush()?;
+            self.writer.write(encoder.take())?;
+        }
+        Ok(())
+    }
+
+    /// Sends an error instead of anything else, and waits until it has left.
+    pub fn give_up(mut self, error: &Message) {
+        // Whoever cannot be told this way sees the line end.
+        let told = match &mut self.encoder {
+            Some(_) => self.send(error).and_then(|()| self.flush()),
+            None => self.writer.write(FrameEncoder::only(error)).map_err(LineError::from),
+        };
+        if told.is_ok() {
+            let _ = self.writer.finish();
+        }
+    }
+
+    /// Waits until everything has left.
+    pub fn finish(mut self) -> Result<(), LineError> {
+        self.flush()?;
+        Ok(self.writer.finish()?)
+    }
+
+    /// Waits for the next message. `state` says in a few words what is going on, for the message
+    /// if the line ends here.
+    pub fn receive(&mut self, state: &'static str) -> Result<Message, LineError> {
+        loop {
+            if let Some(message) = self.decoder.message()? {
+                return Ok(message);
+            }
+            match self.read()? {
+                0 => return Err(ProtocolError::Ended(state).into()),
+                n => self.decoder.feed(&self.buffer[..n]),
+            }
+        }
+    }
+
+    /// Like [`Line::receive`]; none where the line ends between two messages.
+    pub fn receive_or_end(&mut self, state: &'static str) -> Result<Option<Message>, LineError> {
+        match self.receive(state) {
+            Err(LineError::Protocol(ProtocolError::Ended(_))) if self.decoder.is_at_boundary() => {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    fn read(&mut self) -> Result<usize, LineError> {
+        loop {
+            self.wait_readable()?;
+            match self.input.read(&mut self.buffer) {
+                Ok(n) => {
+                    if n > 0 {
+                        self.traffic.note_received(n);
+                    }
+                    return Ok(n);
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) => {}
+                // A socket whose other end is gone says so instead of ending.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn wait_readable(&self) -> Result<(), LineError> {
+        let Some(timeout) = self.timeout else { return Ok(()) };
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left_spec =
+                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let fd = self.input.as_fd();
+            match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left_spec)) {
+                Ok(0) if left.is_zero() => return Err(LineError::Timeout(timeout)),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+    }
+}
