@@ -10,7 +10,7 @@ pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
     DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
-    ProblemKind, SIGNATURE_MAX, Want, WantDelta, WantKind,
+    ProblemKind, SIGNATURE_MAX, SIGNATURES_MAX, Want, WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};

@@ -22,6 +22,8 @@ const FAILURE_BYTES: usize = 10 + 1 + 2;
 const SHOWN_PATH_MAX: usize = PATH_MAX + 256;
 /// Most bytes of block hashes for one file.
 pub const SIGNATURE_MAX: u64 = 16 << 20;
+/// Most bytes of block hashes in one flight: the other end keeps them until its turn comes.
+pub const SIGNATURES_MAX: u64 = 32 << 20;
 
 /// The initiator's plan, or the next part of it. The paths are those of both ends' rows, sorted,
 /// each once.

@@ -1,13 +1,16 @@
 //! Plans and marks that are larger than a frame travel in parts.
 
 use psync_protocol::frame::FRAME_MAX;
-use psync_protocol::message::{MARKS_MAX, Mark, Message, Plan, Verdict, Welcome};
+use psync_protocol::message::{
+    CHUNK_MAX, MARKS_MAX, Mark, Message, Plan, SIGNATURE_MAX, Verdict, Welcome,
+};
 use psync_protocol::session::{
-    AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, Opening, PlanStep, StatementStep,
+    AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, Heard, Opening, PlanStep,
+    StatementStep,
 };
 use psync_protocol::{Check, ContentDecision, Decision, ProtocolError, Role, Row};
 
-use crate::samples::{ALICE, BOB, file, hello, path, statement, version, welcome};
+use crate::samples::{ALICE, BOB, file, hello, path, statement, version, want_delta, welcome};
 
 fn rows(count: usize) -> Vec<Row<Check>> {
     let stating = Opening::new(&hello()).greeted();
@@ -195,4 +198,24 @@ fn more_extra_rows_than_announced_or_at_other_paths_are_refused() {
     let state = planning(state, Message::Rows(again)).unwrap();
     let error = state.receive(Message::End).unwrap_err();
     assert_eq!(error, ProtocolError::Contradiction("an extra row is not of the plan"));
+}
+
+#[test]
+fn a_flight_carries_no_more_block_hashes_than_the_other_end_may_have_to_keep() {
+    let (_, state) = answered(rows(3), vec![Mark::Behind; 3]);
+    let state = planning(state, Message::Plan(Plan::new(9, 0, &vec![Decision::agree(); 3])));
+    let want = |index| Message::Want(want_delta(index, SIGNATURE_MAX));
+    let PlanStep::Planned(planned, first) = state.unwrap().receive(want(0)).unwrap() else {
+        panic!()
+    };
+    let hashes = || std::iter::repeat_n(Message::Signature(vec![0; CHUNK_MAX]), 32);
+    let mut state = planned.listening;
+    for message in std::iter::once(first).chain(hashes()).chain([want(1)]).chain(hashes()) {
+        state = match state.receive(message).unwrap() {
+            Heard::More(state, _) => state,
+            _ => panic!("the flight goes on"),
+        };
+    }
+    let error = state.receive(Message::Want(want_delta(2, 1))).unwrap_err();
+    assert_eq!(error, ProtocolError::Contradiction("a flight holds too many block hashes"));
 }
