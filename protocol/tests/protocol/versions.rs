@@ -109,6 +109,28 @@ fn message_types_and_error_codes_have_numbers_of_their_own() {
 }
 
 #[test]
+fn the_specification_lists_every_message_type_and_error_code() {
+    let spec = include_str!("../../SPEC.md");
+    let lists = |number: u64, text: &str| {
+        let line = |line: &str| {
+            let mut words = line.split_whitespace();
+            line.starts_with("    ")
+                && words.next() == Some(&number.to_string())
+                && line.split_once(char::is_alphabetic).is_some()
+                && line.trim_start_matches(|c: char| !c.is_alphabetic()).starts_with(text)
+        };
+        spec.lines().any(line)
+    };
+    for (number, name) in psync_protocol::message::TYPES {
+        assert!(lists(u64::from(*number), name), "{name}");
+        assert!(spec.contains(&format!("{name} ({number})")), "{name} has a section");
+    }
+    for code in ErrorCode::ALL {
+        assert!(lists(code.number(), code.describe()), "{}", code.describe());
+    }
+}
+
+#[test]
 fn a_check_is_bound_to_an_end_and_to_a_session() {
     let row = file("a", b"text", ALICE, 1);
     let one = row.stated(&CheckKey::new(ALICE, &[1; 16]));
