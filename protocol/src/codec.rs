@@ -5,6 +5,9 @@
 
 use crate::error::DecodeError;
 
+/// Largest sequence number, counter or size: an index holds no larger ones.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// Appends fields to a payload.
 pub trait Put {
     /// An unsigned number in 7-bit groups, least significant first (1 to 10 bytes).
@@ -85,6 +88,11 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::TooLarge { what, value, limit });
         }
         Ok(value)
+    }
+
+    /// A varint of at most [`NUMBER_MAX`]: a sequence number, a counter or a size.
+    pub fn number(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        self.bounded(what, NUMBER_MAX)
     }
 
     /// A count of items that take at least one byte each: more than there are bytes left is

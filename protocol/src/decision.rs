@@ -148,6 +148,9 @@ const PROPS: u8 = 0b0011_0000;
 const CONTENT_RESOLVED: u8 = 1 << 6;
 const PROPS_RESOLVED: u8 = 1 << 7;
 
+/// A column is closed when its decisions may take this many bytes, so that it fits a frame.
+const PART_BYTES: usize = 768 << 10;
+
 /// Appends a column: runs of equal codes, then what some codes need besides, in order.
 pub fn encode(decisions: &[Decision], out: &mut Vec<u8>) {
     out.put_varint(decisions.len() as u64);
@@ -201,10 +204,58 @@ fn code(decision: &Decision) -> u8 {
     code
 }
 
+/// Cuts decisions into what fits one column, and one message, each; there is at least one.
+pub(crate) fn parts(decisions: &[Decision]) -> Vec<&[Decision]> {
+    let mut parts = Vec::new();
+    let mut rest = decisions;
+    loop {
+        let (part, next) = rest.split_at(part_len(rest));
+        parts.push(part);
+        if next.is_empty() {
+            return parts;
+        }
+        rest = next;
+    }
+}
+
+fn part_len(decisions: &[Decision]) -> usize {
+    let mut bytes = 0;
+    for (at, decision) in decisions.iter().enumerate() {
+        bytes += match &decision.content {
+            ContentDecision::KeepBoth { clash, .. } => 2 + clash.as_bytes().len(),
+            ContentDecision::Arrive { .. } => 4,
+            _ => 0,
+        };
+        if let PropsDecision::Merge(_) = decision.props {
+            bytes += 2 + 10 + 5;
+        }
+        if at == 0 || code(decision) != code(&decisions[at - 1]) {
+            bytes += 1 + 4;
+        }
+        if bytes > PART_BYTES && at > 0 {
+            return at;
+        }
+    }
+    decisions.len()
+}
+
 /// Reads a column for exactly `paths` paths.
 pub fn decode(reader: &mut Reader<'_>, paths: usize) -> Result<Vec<Decision>, DecodeError> {
-    let count = reader.bounded("a count of decisions", paths as u64)? as usize;
-    if count != paths {
+    let decisions = decode_part(reader, paths, paths)?;
+    if decisions.len() != paths {
+        return Err(DecodeError::Invalid("the count of decisions"));
+    }
+    Ok(decisions)
+}
+
+/// Reads a column for some of the `missing` paths of a plan for `paths` paths.
+pub(crate) fn decode_part(
+    reader: &mut Reader<'_>,
+    missing: usize,
+    paths: usize,
+) -> Result<Vec<Decision>, DecodeError> {
+    let count = reader.bounded("a count of decisions", missing as u64)? as usize;
+    if count == 0 && missing > 0 {
         return Err(DecodeError::Invalid("the count of decisions"));
     }
     let mut codes = Vec::with_capacity(count);
@@ -216,10 +267,10 @@ pub fn decode(reader: &mut Reader<'_>, paths: usize) -> Result<Vec<Decision>, De
         }
         codes.resize(codes.len() + run, code);
     }
-    codes.into_iter().map(|code| decode_one(code, count, reader)).collect()
+    codes.into_iter().map(|code| decode_one(code, paths, reader)).collect()
 }
 
-fn decode_one(code: u8, count: usize, reader: &mut Reader<'_>) -> Result<Decision, DecodeError> {
+fn decode_one(code: u8, paths: usize, reader: &mut Reader<'_>) -> Result<Decision, DecodeError> {
     use Role::{Initiator, Responder};
     let mut clash = || Ok::<_, DecodeError>(RelPath::new(reader.bytes("a clash name", 4096)?)?);
     let content = match code & CONTENT {
@@ -231,10 +282,11 @@ fn decode_one(code: u8, count: usize, reader: &mut Reader<'_>) -> Result<Decisio
         5 => ContentDecision::MovedAway(Initiator),
         6 => ContentDecision::MovedAway(Responder),
         n @ (7 | 8) => {
-            let source = reader.varint("an arrival's source")? as usize;
-            if source >= count {
+            let source = reader.varint("an arrival's source")?;
+            if source >= paths as u64 {
                 return Err(DecodeError::Invalid("an arrival's source"));
             }
+            let source = source as usize;
             ContentDecision::Arrive { from: if n == 7 { Initiator } else { Responder }, source }
         }
         9 => ContentDecision::Ignore,

@@ -42,24 +42,24 @@ impl FrameEncoder {
         };
         let mut encoder = FrameEncoder { stream, plain: Vec::new(), out: Vec::new() };
         encoder.out.put_raw(PREFACE);
-        put_frame(greeting, &mut encoder.out);
+        put_frame(greeting, &mut encoder.out)?;
         Ok(encoder)
     }
 
     /// A direction that carries nothing but its greeting (an error instead of a welcome).
     pub fn only(greeting: &Message) -> Vec<u8> {
         let mut out = PREFACE.to_vec();
-        put_frame(greeting, &mut out);
+        put_frame(greeting, &mut out).expect("greetings of bounded fields fit into a frame");
         out
     }
 
-    /// Appends a message. Bytes may stay inside the compressor until [`FrameEncoder::flush`].
+    /// Appends a message; nothing of one that does not fit into a frame. Bytes may stay inside the compressor until [`FrameEncoder::flush`].
     pub fn push(&mut self, message: &Message) -> std::io::Result<()> {
         match &mut self.stream {
-            None => put_frame(message, &mut self.out),
+            None => put_frame(message, &mut self.out)?,
             Some(stream) => {
                 self.plain.clear();
-                put_frame(message, &mut self.plain);
+                put_frame(message, &mut self.plain)?;
                 let mut input = InBuffer::around(&self.plain);
                 while input.pos() < self.plain.len() {
                     self.out.reserve(STEP);
@@ -108,12 +108,18 @@ fn window(level: i32) -> u32 {
     }
 }
 
-fn put_frame(message: &Message, out: &mut Vec<u8>) {
+/// Appends nothing where the message is longer than a frame may be: the peer could not take it.
+fn put_frame(message: &Message, out: &mut Vec<u8>) -> std::io::Result<()> {
     let payload = message.encode();
-    debug_assert!(payload.len() <= FRAME_MAX, "{} is too long for a frame", message.name());
+    if payload.len() > FRAME_MAX {
+        let (name, length) = (message.name(), payload.len());
+        let text = format!("a {name} message of {length} bytes does not fit into a frame");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
+    }
     out.put_varint(payload.len() as u64);
     out.push(message.type_byte());
     out.put_raw(&payload);
+    Ok(())
 }
 
 /// Where a direction stands in its bytes.
@@ -132,6 +138,8 @@ pub struct FrameDecoder {
     taken: usize,
     plain: Vec<u8>,
     read: usize,
+    /// The last decompression step was full: more may come without further input.
+    more: bool,
 }
 
 impl Default for FrameDecoder {
@@ -149,6 +157,7 @@ impl FrameDecoder {
             taken: 0,
             plain: Vec::new(),
             read: 0,
+            more: false,
         }
     }
 
@@ -182,9 +191,16 @@ impl FrameDecoder {
         }
     }
 
-    /// Whether every byte so far belongs to a whole message.
+    /// Whether every byte so far belongs to a whole message, as far as can be seen: the compressor's
+    /// own buffer may hold the beginning of another one.
     pub fn is_at_boundary(&self) -> bool {
         self.read == self.plain.len() && self.taken == self.input.len()
+    }
+
+    /// How many bytes it holds: of the line, and decompressed. At most what was fed last, one frame
+    /// and one step; the window of the decompressor comes on top.
+    pub fn held(&self) -> usize {
+        self.input.len() + self.plain.len()
     }
 
     /// What stands where the preface should: for the message to the user.
@@ -254,6 +270,8 @@ impl FrameDecoder {
                 self.taken = self.input.len();
                 Ok(!rest.is_empty())
             }
+            // To ask for what cannot come is an error for zstd, after a few times.
+            Stage::Zstd(_) if rest.is_empty() && !self.more => Ok(false),
             Stage::Zstd(decoder) => {
                 let start = self.plain.len();
                 self.plain.resize(start + STEP, 0);
@@ -261,6 +279,7 @@ impl FrameDecoder {
                     decoder.run_on_buffers(rest, &mut self.plain[start..]).map_err(damaged)?;
                 self.plain.truncate(start + status.bytes_written);
                 self.taken += status.bytes_read;
+                self.more = status.bytes_written == STEP;
                 Ok(status.bytes_written > 0 || status.bytes_read > 0)
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! Layout of one batch: SPEC.md, "Rows".
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::codec::{Put, Reader};
 use crate::entry::{
@@ -15,12 +15,16 @@ use crate::version::{ReplicaId, Version};
 
 /// Most rows in one batch.
 pub const BATCH_ROWS: usize = 4096;
-/// A batch is closed when its paths and targets reach this many bytes, so that it fits a frame.
-const BATCH_BYTES: usize = 384 << 10;
+/// A batch is closed when its rows may take this many bytes, so that it fits a frame.
+const BATCH_BYTES: usize = 768 << 10;
+/// What the columns of one row may take at most, without its path, target and versions.
+const COLUMNS_BYTES: usize = 64;
+/// What one pair of a version may take at most: the replica's number and its counter.
+pub(crate) const PAIR_BYTES: usize = 2 + 9;
 /// Most rows in one manifest.
 pub const ENTRIES_MAX: usize = 10_000_000;
 /// Most replicas that the versions of one batch may name.
-const REPLICAS_MAX: usize = 4096;
+pub(crate) const REPLICAS_MAX: usize = 4096;
 /// Most bytes of one row's extensions (owners, extended attributes and what follows).
 const EXTENSION_MAX: usize = 64 << 10;
 
@@ -35,10 +39,13 @@ const MOVED: u8 = 1 << 4;
 const EXTENDED: u8 = 1 << 5;
 const FLAGS_KNOWN: u8 = 0b0011_1111;
 
+/// Where each row of a manifest stands.
+type Index<'a> = HashMap<&'a RelPath, (usize, &'a Row<Check>)>;
+
 /// Turns sorted rows into payloads of `Rows` messages. The order is checked by the reader.
 pub fn encode(rows: &[Row<Check>]) -> Vec<Vec<u8>> {
-    let index: HashMap<&RelPath, usize> =
-        rows.iter().enumerate().map(|(at, row)| (&row.path, at)).collect();
+    let index: Index<'_> =
+        rows.iter().enumerate().map(|(at, row)| (&row.path, (at, row))).collect();
     let mut batches = Vec::new();
     let mut start = 0;
     while start < rows.len() {
@@ -51,18 +58,30 @@ pub fn encode(rows: &[Row<Check>]) -> Vec<Vec<u8>> {
 
 fn batch_end(rows: &[Row<Check>], start: usize) -> usize {
     let mut bytes = 0;
-    let mut end = start;
-    while end < rows.len() && end - start < BATCH_ROWS && bytes < BATCH_BYTES {
-        bytes += rows[end].path.as_bytes().len();
-        if let Content::Symlink { target, .. } = &rows[end].content {
+    let mut versions: HashSet<&Version> = HashSet::new();
+    let mut replicas: HashSet<ReplicaId> = HashSet::new();
+    for (at, row) in rows.iter().enumerate().skip(start).take(BATCH_ROWS) {
+        bytes += COLUMNS_BYTES + row.path.as_bytes().len();
+        if let Content::Symlink { target, .. } = &row.content {
             bytes += target.len();
         }
-        end += 1;
+        for version in [&row.content_version, &row.props_version] {
+            if versions.insert(version) {
+                let known = replicas.len();
+                replicas.extend(version.pairs().iter().map(|pair| pair.0));
+                bytes += 2 + version.pairs().len() * PAIR_BYTES;
+                bytes += (replicas.len() - known) * size_of::<ReplicaId>();
+            }
+        }
+        let full = bytes > BATCH_BYTES || replicas.len() > REPLICAS_MAX;
+        if full && at > start {
+            return at;
+        }
     }
-    end
+    rows.len().min(start + BATCH_ROWS)
 }
 
-fn encode_batch(rows: &[Row<Check>], start: usize, index: &HashMap<&RelPath, usize>) -> Vec<u8> {
+fn encode_batch(rows: &[Row<Check>], start: usize, index: &Index<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_varint(rows.len() as u64);
     encode_versions(rows, &mut out);
@@ -164,12 +183,12 @@ fn encode_paths(rows: &[Row<Check>], out: &mut Vec<u8>) {
     }
 }
 
-/// The index of the row where a moved file stands now, if that row has the same content.
-fn moved_index(row: &Row<Check>, index: &HashMap<&RelPath, usize>) -> Option<usize> {
-    match &row.content {
-        Content::Deleted { moved_to: Some(target) } => index.get(target).copied(),
-        _ => None,
-    }
+/// The number of the row where a moved file stands now, if that row has the same content: only
+/// then does it say what the tombstone builds on.
+fn moved_index(row: &Row<Check>, index: &Index<'_>) -> Option<usize> {
+    let Content::Deleted { moved_to: Some(target) } = &row.content else { return None };
+    let (at, target) = index.get(target)?;
+    (row.base.is_some() && row.base == target.content.fingerprint()).then_some(*at)
 }
 
 fn flags(row: &Row<Check>, moved: bool) -> u8 {
@@ -253,9 +272,9 @@ impl ManifestReader {
             }
         }
         for (at, offset) in columns.moved {
-            let target = (start + at) as i64 + offset;
-            let target = usize::try_from(target).map_err(|_| DecodeError::Invalid("a move"))?;
-            self.moved.push((start + at, target));
+            let target = ((start + at) as i64).checked_add(offset);
+            let target = target.and_then(|target| usize::try_from(target).ok());
+            self.moved.push((start + at, target.ok_or(DecodeError::Invalid("a move"))?));
         }
         reader.end("rows")
     }
@@ -263,11 +282,13 @@ impl ManifestReader {
     /// The whole manifest, once every batch has come.
     pub fn finish(mut self) -> Result<Vec<Row<Check>>, DecodeError> {
         for (from, to) in self.moved {
-            let target = self.rows.get(to).ok_or(DecodeError::Invalid("a move"))?;
-            let (path, base) = (target.path.clone(), target.content.fingerprint());
+            // What moved must stand somewhere: not past the last row, not in a tombstone.
+            let moved = self.rows.get(to);
+            let moved = moved.and_then(|row| Some((row.path.clone(), row.content.fingerprint()?)));
+            let (path, base) = moved.ok_or(DecodeError::Invalid("a move"))?;
             let row = &mut self.rows[from];
             row.content = Content::Deleted { moved_to: Some(path) };
-            row.base = base;
+            row.base = Some(base);
         }
         Ok(self.rows)
     }
@@ -303,7 +324,10 @@ impl Columns {
         let props_version = (0..count).map(&mut pointer).collect::<Result<_, _>>()?;
         let paths = read_paths(reader, count)?;
         let flags = reader.raw(count, "the rows' flags")?.to_vec();
-        if flags.iter().any(|flags| flags & !FLAGS_KNOWN != 0) {
+        let modeless = |flags: u8| !matches!(flags & KIND, KIND_DIRECTORY | KIND_FILE);
+        let refused =
+            |flags: u8| flags & !FLAGS_KNOWN != 0 || flags & MODE_CHANGED != 0 && modeless(flags);
+        if flags.iter().any(|&flags| refused(flags)) {
             return Err(DecodeError::Invalid("a row's flags"));
         }
         Ok(Columns {
@@ -345,7 +369,7 @@ impl Columns {
             time.nanos = reader.bounded("nanoseconds", 999_999_999)? as u32;
         }
         for _ in 0..self.with_kind(&[KIND_FILE]).count() {
-            self.sizes.push(reader.bounded("a file's size", i64::MAX as u64)?);
+            self.sizes.push(reader.number("a file's size")?);
         }
         for _ in 0..self.with_kind(&[KIND_SYMLINK]).count() {
             self.targets.push(reader.bytes("a symlink's target", TARGET_MAX)?.into());
@@ -445,7 +469,7 @@ pub(crate) fn read_version(
     for _ in 0..count {
         let at = reader.varint("a replica's number")? as usize;
         let replica = replicas.get(at).ok_or(DecodeError::Invalid("a replica's number"))?;
-        pairs.push((*replica, reader.varint("a counter")?));
+        pairs.push((*replica, reader.number("a counter")?));
     }
     Ok(Version::from_pairs(pairs))
 }

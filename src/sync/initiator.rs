@@ -83,7 +83,7 @@ impl Initiator<'_> {
         let rows: Vec<_> = rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
         let told: Vec<_> = folded.told.into_iter().map(|at| rows[at].clone()).collect();
         let (messages, awaiting) =
-            stating.state(self.statement(&survey, coverage), rows, &told, folded.moved);
+            stating.state_folded(self.statement(&survey, coverage), rows, &told, folded.moved);
         self.send_all(messages)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;

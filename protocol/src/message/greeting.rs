@@ -1,6 +1,6 @@
 //! The messages that open a session: who is there, and what is stated.
 
-use super::{TEXT_MAX, shortened};
+use super::TEXT_MAX;
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
 use crate::path::{PATH_MAX, RelPath};
@@ -113,7 +113,8 @@ impl Hello {
         out.put_varint(self.filters.len() as u64);
         for filter in &self.filters {
             out.push(u8::from(filter.include));
-            out.put_bytes(shortened(&filter.pattern).as_bytes());
+            // Never cut: it would be another filter. The responder refuses one that is too long.
+            out.put_bytes(filter.pattern.as_bytes());
         }
         out.put_varint(self.places.len() as u64);
         self.places.iter().for_each(|place| out.put_raw(&place.to_le_bytes()));
@@ -149,7 +150,7 @@ impl Hello {
             replica,
             index,
             expected,
-            processed: r.varint("a sequence number")?,
+            processed: r.number("a sequence number")?,
             nonce: r.array("a nonce")?,
             flow,
             dry_run: bits & 4 != 0,
@@ -189,7 +190,8 @@ impl Filter {
             1 => true,
             _ => return Err(DecodeError::Invalid("a filter's kind")),
         };
-        Ok(Filter { include, pattern: r.text("a filter", TEXT_MAX)? })
+        let pattern = String::from_utf8(r.bytes("a filter", TEXT_MAX)?.to_vec());
+        Ok(Filter { include, pattern: pattern.map_err(|_| DecodeError::Invalid("a filter"))? })
     }
 }
 
@@ -257,7 +259,7 @@ impl Welcome {
             verdict: match r.u8("a verdict")? {
                 n @ (0 | 1) => Verdict::Proceed { first_contact: n == 1 },
                 n @ (2 | 3) => Verdict::Restate {
-                    since: r.varint("a sequence number")?,
+                    since: r.number("a sequence number")?,
                     first_contact: n == 3,
                 },
                 _ => return Err(DecodeError::Invalid("a verdict")),
@@ -339,11 +341,11 @@ impl Statement {
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Statement, DecodeError> {
         Ok(Statement {
-            sequence: r.varint("a sequence number")?,
-            live: r.varint("a count of entries")?,
+            sequence: r.number("a sequence number")?,
+            live: r.number("a count of entries")?,
             scope: r.array("a scope digest")?,
             coverage: match r.u8("a coverage")? {
-                0 => Coverage::Changes { since: r.varint("a sequence number")? },
+                0 => Coverage::Changes { since: r.number("a sequence number")? },
                 1 => Coverage::Everything,
                 _ => return Err(DecodeError::Invalid("a coverage")),
             },

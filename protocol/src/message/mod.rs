@@ -2,45 +2,27 @@
 //! another; which may come when is the business of [`crate::session`].
 
 mod greeting;
+mod marks;
 mod transfer;
 
 pub use greeting::{
     Coverage, Filter, Flow, Hello, Moved, Statement, StreamCodec, Verdict, Welcome,
 };
+pub(crate) use marks::parts as mark_parts;
+pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
     DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
-    ProblemKind, SIGNATURE_MAX, Want, WantDelta, WantKind,
+    ProblemKind, SIGNATURE_MAX, SIGNATURES_MAX, Want, WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};
 use crate::entry::ContentHash;
 use crate::error::{DecodeError, ErrorCode, ProtocolError};
-use crate::version::Version;
 
 /// Longest text that travels for people to read, in bytes.
 pub const TEXT_MAX: usize = 4096;
 /// Most bytes of a file in one `Literal`, and most hashes' bytes in one `Signature`.
 pub const CHUNK_MAX: usize = 512 << 10;
-
-/// How the responder's copy of a row that the initiator stated stands to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mark {
-    /// Older or missing there; or stated in a row of its own.
-    Behind,
-    /// The same state and the same versions.
-    Equal,
-    /// The same state under other versions.
-    Same {
-        /// Version of the content there.
-        content: Version,
-        /// Version of the properties there.
-        props: Version,
-    },
-    /// Out of the responder's scope: a filter there leaves it alone.
-    Ignored,
-    /// Cannot be read or written there (unreadable, a device, ...): try again next time.
-    Unusable,
-}
 
 /// Everything that may travel in a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +37,7 @@ pub enum Message {
     Rows(Vec<u8>),
     /// A directory that was moved whole.
     Moved(Moved),
-    /// The responder's marks, one for each row of the initiator.
+    /// The responder's marks, one for each row of the initiator, in as many messages as they take.
     Marks(Vec<Mark>),
     /// The plan.
     Plan(Plan),
@@ -147,7 +129,7 @@ impl Message {
                 out.put_raw(bytes);
             }
             Message::Moved(moved) => moved.encode(&mut out),
-            Message::Marks(marks) => encode_marks(marks, &mut out),
+            Message::Marks(marks) => marks::encode(marks, &mut out),
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
             Message::File(index) => out.put_varint(*index),
@@ -185,7 +167,7 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         2 => return Ok(Message::Welcome(Welcome::decode(r)?)),
         3 => Message::Statement(Statement::decode(r)?),
         4 => return Ok(Message::Rows(payload.to_vec())),
-        5 => Message::Marks(decode_marks(r)?),
+        5 => Message::Marks(marks::decode(r)?),
         // How many decisions there must be is known to the session only.
         6 => return Ok(Message::Plan(Plan::decode(r)?)),
         7 => Message::Want(Want::decode(r)?),
@@ -221,78 +203,10 @@ fn chunk(payload: &[u8], what: &'static str) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// Cuts a text for people at [`TEXT_MAX`] bytes, between two characters.
-pub(crate) fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_MAX)]
+fn shortened(text: &str) -> &str {
+    shortened_to(text, TEXT_MAX)
 }
 
-const MARK_BEHIND: u64 = 0;
-const MARK_EQUAL: u64 = 1;
-const MARK_IGNORED: u64 = 2;
-const MARK_UNUSABLE: u64 = 3;
-const MARK_SAME: u64 = 4;
-
-/// Marks travel as a table of the versions that `Same` marks name, and runs of equal marks.
-fn encode_marks(marks: &[Mark], out: &mut Vec<u8>) {
-    let mut table: Vec<(&Version, &Version)> = Vec::new();
-    let mut numbers = std::collections::HashMap::new();
-    let mut replicas = Vec::new();
-    let codes: Vec<u64> = marks
-        .iter()
-        .map(|mark| match mark {
-            Mark::Behind => MARK_BEHIND,
-            Mark::Equal => MARK_EQUAL,
-            Mark::Ignored => MARK_IGNORED,
-            Mark::Unusable => MARK_UNUSABLE,
-            Mark::Same { content, props } => {
-                let number = *numbers.entry((content, props)).or_insert_with(|| {
-                    table.push((content, props));
-                    replicas.extend(content.pairs().iter().chain(props.pairs()).map(|p| p.0));
-                    table.len() as u64 - 1
-                });
-                MARK_SAME + number
-            }
-        })
-        .collect();
-    replicas.sort_unstable();
-    replicas.dedup();
-    out.put_varint(replicas.len() as u64);
-    replicas.iter().for_each(|replica| out.put_raw(&replica.0));
-    out.put_varint(table.len() as u64);
-    for (content, props) in table {
-        crate::manifest::put_version(content, &replicas, out);
-        crate::manifest::put_version(props, &replicas, out);
-    }
-    let runs: Vec<&[u64]> = codes.chunk_by(|a, b| a == b).collect();
-    out.put_varint(runs.len() as u64);
-    for run in runs {
-        out.put_varint(run[0]);
-        out.put_varint(run.len() as u64);
-    }
-}
-
-fn decode_marks(reader: &mut Reader<'_>) -> Result<Vec<Mark>, DecodeError> {
-    use crate::manifest::{ENTRIES_MAX, read_replicas, read_version};
-    let replicas = read_replicas(reader)?;
-    let versions = reader.count("a count of versions", ENTRIES_MAX)?;
-    let mut table = Vec::with_capacity(versions.min(4096));
-    for _ in 0..versions {
-        let content = read_version(reader, &replicas)?;
-        table.push(Mark::Same { content, props: read_version(reader, &replicas)? });
-    }
-    let mut marks = Vec::new();
-    for _ in 0..reader.count("a count of marks", ENTRIES_MAX)? {
-        let mark = match reader.varint("a mark")? {
-            MARK_BEHIND => Mark::Behind,
-            MARK_EQUAL => Mark::Equal,
-            MARK_IGNORED => Mark::Ignored,
-            MARK_UNUSABLE => Mark::Unusable,
-            n => {
-                let number = usize::try_from(n - MARK_SAME).unwrap_or(usize::MAX);
-                table.get(number).cloned().ok_or(DecodeError::Invalid("a mark"))?
-            }
-        };
-        let run = reader.bounded("a run of marks", (ENTRIES_MAX - marks.len()) as u64)?;
-        marks.resize(marks.len() + run as usize, mark);
-    }
-    Ok(marks)
+fn shortened_to(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most.min(TEXT_MAX))]
 }

@@ -1,9 +1,11 @@
 //! The messages that carry out a plan: wants, contents, outcomes.
 
-use super::{TEXT_MAX, shortened};
+use super::{TEXT_MAX, shortened, shortened_to};
 use crate::codec::{Put, Reader};
 use crate::decision::{self, Decision};
 use crate::error::DecodeError;
+use crate::frame::FRAME_MAX;
+use crate::manifest::ENTRIES_MAX;
 use crate::path::PATH_MAX;
 
 /// Most fresh bytes in one `Delta`.
@@ -14,29 +16,51 @@ pub const PIECES_MAX: usize = 4096;
 const ATTEMPTS_MAX: u8 = 8;
 /// Most failures named in one `Done`.
 const FAILURES_MAX: usize = 10_000_000;
+/// Most bytes that a failure takes beside its text: its path's number, kind and the text's length.
+const FAILURE_BYTES: usize = 10 + 1 + 2;
+/// Most bytes of a path that is only shown; what is longer is cut.
+const SHOWN_PATH_MAX: usize = PATH_MAX + 256;
 /// Most bytes of block hashes for one file.
 pub const SIGNATURE_MAX: u64 = 16 << 20;
+/// Most bytes of block hashes in one flight: the other end keeps them until its turn comes.
+pub const SIGNATURES_MAX: u64 = 32 << 20;
 
-/// The initiator's plan. The paths are those of both ends' rows, sorted, each once.
+/// The initiator's plan, or the next part of it. The paths are those of both ends' rows, sorted,
+/// each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The planner's clock for versions of its own making.
     pub counter: u64,
     /// How many of the initiator's rows follow that it had not stated before.
     pub extra_rows: u64,
-    /// The column of decisions, still encoded: how many there must be is known to the session.
+    /// The column of decisions for the next paths, still encoded: how many there may be is known to
+    /// the session.
     pub decisions: Vec<u8>,
 }
 
 impl Plan {
-    /// From decisions in the order of the paths.
+    /// From decisions in the order of the paths, cut so that each part fits a frame.
+    pub fn parts(counter: u64, extra_rows: u64, decisions: &[Decision]) -> Vec<Plan> {
+        let parts = decision::parts(decisions).into_iter();
+        parts.map(|part| Plan::new(counter, extra_rows, part)).collect()
+    }
+
+    /// One part, from decisions in the order of the paths.
     pub fn new(counter: u64, extra_rows: u64, decisions: &[Decision]) -> Plan {
         let mut column = Vec::new();
         decision::encode(decisions, &mut column);
         Plan { counter, extra_rows, decisions: column }
     }
 
-    /// The decisions; there must be one for each of `paths` paths.
+    /// The decisions of a part, while `missing` of `paths` paths have none yet.
+    pub(crate) fn part(&self, missing: usize, paths: usize) -> Result<Vec<Decision>, DecodeError> {
+        let mut reader = Reader::new(&self.decisions);
+        let decisions = decision::decode_part(&mut reader, missing, paths)?;
+        reader.end("a plan")?;
+        Ok(decisions)
+    }
+
+    /// The decisions of a plan in one part; there must be one for each of `paths` paths.
     pub fn decisions(&self, paths: usize) -> Result<Vec<Decision>, DecodeError> {
         let mut reader = Reader::new(&self.decisions);
         let decisions = decision::decode(&mut reader, paths)?;
@@ -51,8 +75,8 @@ impl Plan {
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Plan, DecodeError> {
-        let counter = r.varint("the planner's counter")?;
-        let extra_rows = r.varint("a count of rows")?;
+        let counter = r.number("the planner's counter")?;
+        let extra_rows = r.bounded("a count of rows", ENTRIES_MAX as u64)?;
         Ok(Plan { counter, extra_rows, decisions: r.raw(r.remaining(), "decisions")?.to_vec() })
     }
 }
@@ -112,7 +136,7 @@ impl Want {
             0 => WantKind::Whole,
             kind @ 1..=ATTEMPTS_MAX => WantKind::Delta(WantDelta {
                 attempt: kind - 1,
-                old_len: r.varint("an old file's length")?,
+                old_len: r.number("an old file's length")?,
                 block_len: r.bounded("a block's length", u64::from(u32::MAX))? as u32,
                 hash_len: r.u8("a hash's length")?,
                 signature_len: r.bounded("a signature's length", SIGNATURE_MAX)?,
@@ -209,13 +233,17 @@ pub struct Failure {
 
 impl Failure {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_within(TEXT_MAX, out);
+    }
+
+    fn encode_within(&self, text_max: usize, out: &mut Vec<u8>) {
         out.put_varint(self.index);
         out.push(match self.kind {
             FailureKind::Changed => 0,
             FailureKind::System => 1,
             FailureKind::Mismatch => 2,
         });
-        out.put_bytes(shortened(&self.text).as_bytes());
+        out.put_bytes(shortened_to(&self.text, text_max).as_bytes());
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Failure, DecodeError> {
@@ -245,11 +273,14 @@ impl Done {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(self.sequence);
         out.put_varint(self.failures.len() as u64);
-        self.failures.iter().for_each(|failure| failure.encode(out));
+        // Every failure is named; where they are many, less is said of each.
+        let room = (FRAME_MAX - FAILURE_BYTES).checked_div(self.failures.len());
+        let text_max = room.map_or(TEXT_MAX, |room| room.saturating_sub(FAILURE_BYTES));
+        self.failures.iter().for_each(|failure| failure.encode_within(text_max, out));
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Done, DecodeError> {
-        let sequence = r.varint("a sequence number")?;
+        let sequence = r.number("a sequence number")?;
         let count = r.count("a count of failures", FAILURES_MAX)?;
         let failures = (0..count).map(|_| Failure::decode(r)).collect::<Result<_, _>>()?;
         Ok(Done { sequence, failures })
@@ -291,7 +322,7 @@ impl Problem {
             ProblemKind::Pattern => 3,
             ProblemKind::Note => 4,
         });
-        out.put_bytes(&self.path);
+        out.put_bytes(&self.path[..self.path.len().min(SHOWN_PATH_MAX)]);
         out.put_bytes(shortened(&self.text).as_bytes());
     }
 
@@ -305,7 +336,7 @@ impl Problem {
                 4 => ProblemKind::Note,
                 _ => return Err(DecodeError::Invalid("a problem's kind")),
             },
-            path: r.bytes("a problem's path", PATH_MAX + 256)?.to_vec(),
+            path: r.bytes("a problem's path", SHOWN_PATH_MAX)?.to_vec(),
             text: r.text("a problem's text", TEXT_MAX)?,
         })
     }

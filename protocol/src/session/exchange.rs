@@ -7,7 +7,9 @@ use super::refuse;
 use crate::Role;
 use crate::entry::ContentHash;
 use crate::error::ProtocolError;
-use crate::message::{DeltaOp, Done, Failure, Message, Problem, Want, WantDelta, WantKind};
+use crate::message::{
+    DeltaOp, Done, Failure, Message, Problem, SIGNATURES_MAX, Want, WantDelta, WantKind,
+};
 
 /// What both ends keep book of.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ struct Book {
     open: Option<u64>,
     /// Bytes of a signature still to come after a `Want`.
     signature: u64,
+    /// Bytes of all signatures announced in this flight.
+    signatures: u64,
     talker_done: bool,
     listener_done: bool,
 }
@@ -33,6 +37,7 @@ impl Book {
             asked: BTreeSet::new(),
             open: None,
             signature: 0,
+            signatures: 0,
             talker_done: false,
             listener_done: false,
         }
@@ -57,6 +62,10 @@ impl Book {
                 }
                 if let WantKind::Delta(WantDelta { signature_len, .. }) = want.kind {
                     self.signature = signature_len;
+                    self.signatures = self.signatures.saturating_add(signature_len);
+                    if self.signatures > SIGNATURES_MAX {
+                        return contradiction("a flight holds too many block hashes");
+                    }
                 }
             }
             Message::Signature(bytes) => match self.signature.checked_sub(bytes.len() as u64) {
@@ -104,6 +113,7 @@ impl Book {
             asked: BTreeSet::new(),
             open: None,
             signature: 0,
+            signatures: 0,
             talker_done: self.listener_done,
             listener_done: self.talker_done,
         }

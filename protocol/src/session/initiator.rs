@@ -40,9 +40,19 @@ impl Stating {
         &self.key
     }
 
+    /// States rows (sorted by path) one by one and gives the turn to the responder.
+    pub fn state(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let told = rows.clone();
+        self.state_folded(statement, rows, &told, Vec::new())
+    }
+
     /// States rows (sorted by path) and gives the turn to the responder. `told` are those of the
     /// rows that travel one by one; the others are what `moved` stands for.
-    pub fn state(
+    pub fn state_folded(
         self,
         statement: Statement,
         rows: Vec<Row<Check>>,
@@ -58,7 +68,7 @@ impl Stating {
             rows,
             welcome: None,
             statement: None,
-            marks: None,
+            marks: Vec::new(),
             theirs: None,
         };
         (messages, next)
@@ -78,7 +88,7 @@ pub struct AwaitingAnswer {
     rows: Vec<Row<Check>>,
     welcome: Option<Welcome>,
     statement: Option<Statement>,
-    marks: Option<Vec<Mark>>,
+    marks: Vec<Mark>,
     theirs: Option<Rows>,
 }
 
@@ -112,7 +122,7 @@ impl AwaitingAnswer {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<AnswerStep, ProtocolError> {
         match (message, &self.welcome, &self.statement) {
-            (Message::Ping, ..) => {}
+            (Message::Ping, Some(_), _) => {}
             (Message::Welcome(welcome), None, _) => {
                 if !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
                     return Err(ProtocolError::Incompatible {
@@ -131,11 +141,11 @@ impl AwaitingAnswer {
                 self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
                 self.statement = Some(statement);
             }
-            (Message::Marks(marks), _, Some(_)) if self.marks.is_none() => {
-                if marks.len() != self.rows.len() {
+            (Message::Marks(marks), _, Some(_)) if self.may_be_marked() => {
+                self.marks.extend(marks);
+                if self.marks.len() > self.rows.len() {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
-                self.marks = Some(marks);
             }
             (Message::Rows(payload), ..) if self.theirs.is_some() => {
                 if let Some(theirs) = &mut self.theirs {
@@ -156,6 +166,12 @@ impl AwaitingAnswer {
         Ok(AnswerStep::More(self))
     }
 
+    /// Marks come before rows, and as long as there are rows without one.
+    fn may_be_marked(&self) -> bool {
+        self.marks.len() < self.rows.len()
+            && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
+    }
+
     fn complete(self) -> Result<Deciding, ProtocolError> {
         let incomplete = ProtocolError::Contradiction("an answer is incomplete");
         let (Some(welcome), Some(statement), Some(theirs)) =
@@ -163,13 +179,13 @@ impl AwaitingAnswer {
         else {
             return Err(incomplete);
         };
-        let marks = match (self.marks, welcome.verdict) {
-            (Some(marks), _) => marks,
-            (None, Verdict::Proceed { .. }) if !self.rows.is_empty() => return Err(incomplete),
-            (None, _) => Vec::new(),
-        };
+        let demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
+        let unmarked = self.marks.is_empty() && demands_rows;
+        if self.marks.len() != self.rows.len() && !unmarked {
+            return Err(incomplete);
+        }
         let rows = theirs.finish()?;
-        let answer = Answer { welcome, statement, marks, rows, ours: self.rows };
+        let answer = Answer { welcome, statement, marks: self.marks, rows, ours: self.rows };
         Ok(Deciding { key: self.key, replica: self.replica, answer })
     }
 }
@@ -202,13 +218,18 @@ impl Deciding {
     ) -> (Vec<Message>, AwaitingAnswer) {
         let mut messages = stated(statement, &rows);
         messages.push(Message::End);
+        // The demand is met: what comes next is an answer to each of these rows.
+        let mut welcome = self.answer.welcome;
+        if let Verdict::Restate { first_contact, .. } = welcome.verdict {
+            welcome.verdict = Verdict::Proceed { first_contact };
+        }
         let next = AwaitingAnswer {
             key: self.key,
             replica: self.replica,
             rows,
-            welcome: Some(self.answer.welcome),
+            welcome: Some(welcome),
             statement: None,
-            marks: None,
+            marks: Vec::new(),
             theirs: None,
         };
         (messages, next)
@@ -230,8 +251,16 @@ impl Deciding {
         counter: u64,
         extra: Vec<Row<Check>>,
     ) -> Result<(Vec<Message>, Agreement, Talking), ProtocolError> {
-        let plan = Plan::new(counter, extra.len() as u64, &decisions);
-        let mut messages = vec![Message::Plan(plan)];
+        if let Verdict::Restate { .. } = self.answer.welcome.verdict {
+            return Err(ProtocolError::Contradiction(
+                "the responder has to be told more rows first",
+            ));
+        }
+        if decisions.len() != paths.len() {
+            return Err(ProtocolError::Contradiction("there is not one decision for each path"));
+        }
+        let parts = Plan::parts(counter, extra.len() as u64, &decisions).into_iter();
+        let mut messages: Vec<Message> = parts.map(Message::Plan).collect();
         messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));
         paths.add_extra(extra)?;
         let talking = Talking::first(Role::Initiator, paths.len());

@@ -8,10 +8,10 @@
 //! Opening
 //!   Hello Statement Rows* End  ------------>  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement (Marks Rows*)? End
+//!   <----  Welcome Problem* Statement Marks* Rows* End
 //! Deciding                                    AwaitingPlan
 //!   Statement Rows* End  ------------------>  ... and back to Answering
-//!   or Plan Rows* ...  -------------------->
+//!   or Plan+ Rows* ...  ------------------->
 //! Talking <-> Listening                       Listening <-> Talking
 //!   contents, wants, Done, End  <---------->  contents, wants, Done, End
 //! ```
@@ -98,9 +98,11 @@ impl Stand {
 }
 
 impl Paths {
-    /// Joins two manifests, both sorted by path; `marks` has one for each row of the initiator.
+    /// Joins two manifests, both sorted by path. `marks` has one for each row of the initiator; a
+    /// row without one is taken for behind.
     pub fn join(initiator: Vec<Row<Check>>, marks: &[Mark], responder: Vec<Row<Check>>) -> Paths {
         let mut stands = Vec::with_capacity(initiator.len().max(responder.len()));
+        let marks = marks.iter().chain(std::iter::repeat(&Mark::Behind));
         let mut left = initiator.into_iter().zip(marks).peekable();
         let mut right = responder.into_iter().peekable();
         loop {

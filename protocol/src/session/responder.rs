@@ -1,11 +1,13 @@
 //! The responder's states, up to the plan.
 
 use super::{Agreement, Listening, Paths, Rows, broken, refuse};
-use crate::decision::Planner;
+use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Hello, Mark, Message, Moved, Plan, Problem, Statement, Welcome};
+use crate::message::{
+    Hello, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome, mark_parts,
+};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
 /// Most moved directories in one statement.
@@ -101,7 +103,8 @@ impl AwaitingStatement {
             }
             (Message::End, Some((statement, rows))) => {
                 let stated = Stated { statement, rows: rows.finish()?, moved: self.moved };
-                let answering = Answering { common: self.common, greeted: self.greeted };
+                let answering =
+                    Answering { common: self.common, greeted: self.greeted, demands_rows: false };
                 return Ok(StatementStep::Turn(stated, answering));
             }
             (other, _) => {
@@ -121,6 +124,7 @@ impl AwaitingStatement {
 pub struct Answering {
     common: Common,
     greeted: bool,
+    demands_rows: bool,
 }
 
 impl Answering {
@@ -141,8 +145,9 @@ impl Answering {
     ) -> (Vec<Message>, AwaitingPlan) {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
-        if !stated.is_empty() && !marks.is_empty() {
-            messages.push(Message::Marks(marks.clone()));
+        if !stated.is_empty() {
+            let parts = mark_parts(&marks).into_iter();
+            messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
         messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
         messages.push(Message::End);
@@ -153,6 +158,7 @@ impl Answering {
                 theirs: stated,
                 marks,
                 ours: rows,
+                demands_rows: self.demands_rows,
                 restated: None,
                 plan: None,
             },
@@ -162,6 +168,7 @@ impl Answering {
     /// The first message of the first answer.
     pub fn welcome(&mut self, welcome: Welcome) -> Message {
         self.greeted = true;
+        self.demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
         Message::Welcome(welcome)
     }
 }
@@ -173,8 +180,56 @@ pub struct AwaitingPlan {
     theirs: Vec<Row<Check>>,
     marks: Vec<Mark>,
     ours: Vec<Row<Check>>,
+    /// A plan on what has been stated so far is not taken.
+    demands_rows: bool,
     restated: Option<(Statement, Rows)>,
-    plan: Option<(Plan, Rows)>,
+    plan: Option<Planning>,
+}
+
+/// A plan of which not all may have come yet.
+#[derive(Debug)]
+struct Planning {
+    counter: u64,
+    extra_rows: u64,
+    paths: Paths,
+    decisions: Vec<Decision>,
+    extra: Rows,
+}
+
+impl Planning {
+    fn add(&mut self, plan: &Plan) -> Result<(), ProtocolError> {
+        if (plan.counter, plan.extra_rows) != (self.counter, self.extra_rows) {
+            return Err(ProtocolError::Contradiction("the parts of a plan differ"));
+        }
+        let missing = self.paths.len() - self.decisions.len();
+        let part = plan.part(missing, self.paths.len()).map_err(broken("Plan"))?;
+        self.decisions.extend(part);
+        Ok(())
+    }
+
+    fn add_rows(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        self.extra.take(payload)?;
+        if self.extra.len() as u64 > self.extra_rows {
+            return Err(ProtocolError::Contradiction("there are more extra rows than announced"));
+        }
+        Ok(())
+    }
+
+    fn is_decided(&self) -> bool {
+        self.decisions.len() == self.paths.len()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.is_decided() && self.extra.len() as u64 == self.extra_rows
+    }
+
+    fn complete(mut self, common: &Common) -> Result<Planned, ProtocolError> {
+        self.paths.add_extra(self.extra.finish()?)?;
+        let planner = Planner { replica: common.replica, counter: self.counter };
+        let listening = Listening::first(Role::Responder, self.paths.len());
+        let Planning { paths, decisions, .. } = self;
+        Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
+    }
 }
 
 /// What a message led to.
@@ -199,6 +254,13 @@ pub struct Planned {
 }
 
 impl AwaitingPlan {
+    /// Whether the initiator may leave here, because there is nothing to be done: it has sent nothing
+    /// since the answer. A line that breaks just here looks the same, so an end that is left must not
+    /// take anything it stated for processed.
+    pub fn may_end(&self) -> bool {
+        !self.demands_rows && self.restated.is_none() && self.plan.is_none()
+    }
+
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<PlanStep, ProtocolError> {
         match (message, &mut self.restated, &mut self.plan) {
@@ -212,19 +274,35 @@ impl AwaitingPlan {
                 let stated = Stated { statement, rows: rows.finish()?, moved: Vec::new() };
                 return Ok(PlanStep::Restated(
                     stated,
-                    Answering { common: self.common, greeted: true },
+                    Answering { common: self.common, greeted: true, demands_rows: false },
                 ));
             }
-            (Message::Plan(plan), None, None) => {
-                self.plan = Some((plan, Rows::new(self.common.key.clone())));
+            (Message::Plan(plan), None, None) if !self.demands_rows => {
+                let mut planning = Planning {
+                    counter: plan.counter,
+                    extra_rows: plan.extra_rows,
+                    paths: Paths::join(
+                        std::mem::take(&mut self.theirs),
+                        &self.marks,
+                        std::mem::take(&mut self.ours),
+                    ),
+                    decisions: Vec::new(),
+                    extra: Rows::new(self.common.key.clone()),
+                };
+                planning.add(&plan)?;
+                self.plan = Some(planning);
             }
-            (Message::Rows(payload), _, Some((plan, rows)))
-                if (rows.len() as u64) < plan.extra_rows =>
+            (Message::Plan(plan), _, Some(planning)) if !planning.is_decided() => {
+                planning.add(&plan)?;
+            }
+            (Message::Rows(payload), _, Some(planning))
+                if planning.is_decided() && !planning.is_complete() =>
             {
-                rows.take(&payload)?;
+                planning.add_rows(&payload)?;
             }
-            (message, _, Some((plan, rows))) if rows.len() as u64 == plan.extra_rows => {
-                return Ok(PlanStep::Planned(self.complete()?, message));
+            (message, _, plan) if plan.as_ref().is_some_and(Planning::is_complete) => {
+                let planning = self.plan.take().expect("matched just now");
+                return Ok(PlanStep::Planned(planning.complete(&self.common)?, message));
             }
             (other, ..) => {
                 return Err(refuse(
@@ -235,15 +313,5 @@ impl AwaitingPlan {
             }
         }
         Ok(PlanStep::More(self))
-    }
-
-    fn complete(self) -> Result<Planned, ProtocolError> {
-        let (plan, extra) = self.plan.ok_or(ProtocolError::Contradiction("there is no plan"))?;
-        let mut paths = Paths::join(self.theirs, &self.marks, self.ours);
-        let decisions = plan.decisions(paths.len()).map_err(broken("Plan"))?;
-        paths.add_extra(extra.finish()?)?;
-        let planner = Planner { replica: self.common.replica, counter: plan.counter };
-        let listening = Listening::first(Role::Responder, paths.len());
-        Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
     }
 }

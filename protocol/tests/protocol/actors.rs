@@ -1,0 +1,335 @@
+//! The two applications of the session tests: they say everything that a session can hold.
+
+use psync_protocol::message::{
+    Coverage, Done, Hello, Mark, Message, Statement, StreamCodec, Verdict, Welcome,
+};
+use psync_protocol::session::{
+    AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
+    Deciding, Heard, Listening, Next, Opening, Paths, PlanStep, StatementStep, Talking,
+};
+use psync_protocol::{CheckKey, ContentHash, Decision, ProtocolError, Role, Row};
+
+use crate::pair::{Actor, Step};
+use crate::samples::{
+    self, ALICE, BOB, deleted, directory, failure, file, path, problem, stated, symlink, want,
+    want_delta,
+};
+
+/// More flights than any honest session of these actors has.
+const FLIGHTS_MAX: usize = 12;
+
+/// What Alice, the initiator, has.
+pub(crate) fn alices_rows() -> Vec<Row<ContentHash>> {
+    vec![
+        directory("docs", ALICE),
+        file("docs/lost.txt", b"gone before it is sent", ALICE, 3),
+        file("docs/new.txt", b"new text", ALICE, 4),
+        deleted("gone.txt", b"old text", ALICE, 5),
+        symlink("link", b"docs/new.txt", ALICE),
+        file("same.txt", b"same", ALICE, 6),
+    ]
+}
+
+/// What Bob, the responder, has to say to that.
+pub(crate) fn bobs_rows() -> Vec<Row<ContentHash>> {
+    vec![file("big.bin", b"changed by Bob", BOB, 9)]
+}
+
+/// Alice's row of the path that only Bob stated.
+pub(crate) fn extra_row() -> Row<ContentHash> {
+    file("big.bin", b"as Alice has it", ALICE, 1)
+}
+
+fn everything(sequence: u64) -> Statement {
+    Statement { sequence, live: 5, scope: [0x55; 8], coverage: Coverage::Everything }
+}
+
+/// The plan: each path goes where it was not stated. Says where the paths of interest are.
+pub(crate) fn decide(paths: &Paths) -> Vec<Decision> {
+    let one = |stand: &psync_protocol::session::Stand| match (&stand.initiator, &stand.responder) {
+        (Some(_), Some(_)) => Decision::agree(),
+        (Some(_), None) => Decision::take(Role::Initiator),
+        (None, _) => Decision::take(Role::Responder),
+    };
+    paths.iter().map(one).collect()
+}
+
+fn number(paths: &Paths, name: &str) -> u64 {
+    paths.iter().position(|stand| stand.path() == &path(name)).unwrap_or(usize::MAX) as u64
+}
+
+/// Carries out a plan, the same for both: gives what is owed, wants what the script says.
+struct Exchange {
+    flight: usize,
+    /// What to want, flight by flight; `Done` follows the last.
+    wants: Vec<Vec<Message>>,
+    /// The content that cannot be had.
+    lost: u64,
+}
+
+impl Exchange {
+    /// A whole flight of this end.
+    fn talk(&mut self, mut talking: Talking) -> Result<(Vec<Message>, Next), ProtocolError> {
+        if self.flight == FLIGHTS_MAX {
+            return Err(ProtocolError::Contradiction("the session leads nowhere"));
+        }
+        let mut messages = Vec::new();
+        let owed: Vec<u64> = talking.owed().collect();
+        for index in owed {
+            if index == self.lost {
+                messages.push(Message::FileFailed(failure(index)));
+            } else {
+                messages.extend(content(index));
+            }
+        }
+        match self.wants.get(self.flight) {
+            Some(wants) => messages.extend(wants.iter().cloned()),
+            None if talking.is_done() => {}
+            None => {
+                messages.push(Message::Done(Done { sequence: 310, failures: vec![failure(1)] }))
+            }
+        }
+        self.flight += 1;
+        for message in &messages {
+            talking.send(message)?;
+        }
+        let next = talking.end()?;
+        messages.push(Message::End);
+        Ok((messages, next))
+    }
+}
+
+/// A content in every form in which one may travel.
+fn content(index: u64) -> Vec<Message> {
+    vec![
+        Message::File(index),
+        Message::Literal(b"fresh bytes".to_vec()),
+        Message::Ping,
+        Message::Delta(samples::delta()),
+        Message::FileEnd(ContentHash::of_bytes(b"whatever")),
+    ]
+}
+
+enum State {
+    Opening,
+    AwaitingAnswer(AwaitingAnswer),
+    AwaitingHello,
+    AwaitingStatement(AwaitingStatement),
+    AwaitingPlan(AwaitingPlan),
+    Listening(Listening),
+    Over,
+}
+
+/// The initiator.
+pub(crate) struct Alice {
+    hello: Hello,
+    state: State,
+    exchange: Option<Exchange>,
+    /// Whether the responder has asked for more once.
+    restated: bool,
+    /// Leaves after the answer, as where there is nothing to do.
+    pub(crate) leaves: bool,
+    /// What the plan was made on.
+    pub(crate) planned: Option<psync_protocol::session::Agreement>,
+}
+
+impl Alice {
+    pub(crate) fn new(codec: StreamCodec) -> Alice {
+        Alice {
+            hello: Hello { codec, ..samples::hello() },
+            state: State::Opening,
+            exchange: None,
+            restated: false,
+            leaves: false,
+            planned: None,
+        }
+    }
+
+    fn decide(&mut self, mut deciding: Deciding) -> Result<Step, ProtocolError> {
+        let asked_for_more = matches!(deciding.answer.welcome.verdict, Verdict::Restate { .. });
+        if asked_for_more && !self.restated {
+            self.restated = true;
+            let rows = stated(&alices_rows(), deciding.key());
+            let (messages, state) = deciding.restate(everything(310), rows);
+            self.state = State::AwaitingAnswer(state);
+            return Ok(Step::Say(messages));
+        }
+        if self.leaves {
+            self.state = State::Over;
+            return Ok(Step::Close(Vec::new()));
+        }
+        let extra = stated(&[extra_row()], deciding.key());
+        let paths = deciding.paths();
+        let decisions = decide(&paths);
+        let big = number(&paths, "big.bin");
+        let (mut messages, agreement, talking) = deciding.plan(paths, decisions, 311, extra)?;
+        let signature = [vec![1; 30], vec![2; 18]].map(Message::Signature);
+        let mut wants = vec![Message::Want(want_delta(big, 48))];
+        wants.extend(signature);
+        let lost = number(&agreement.paths, "docs/lost.txt");
+        self.planned = Some(agreement);
+        self.exchange = Some(Exchange { flight: 0, wants: vec![wants], lost });
+        let Step::Say(flight) = self.talk(talking)? else { return Ok(Step::Wait) };
+        messages.extend(flight);
+        Ok(Step::Say(messages))
+    }
+
+    fn talk(&mut self, talking: Talking) -> Result<Step, ProtocolError> {
+        talk(&mut self.state, self.exchange.as_mut().unwrap(), talking)
+    }
+}
+
+fn talk(
+    state: &mut State,
+    exchange: &mut Exchange,
+    talking: Talking,
+) -> Result<Step, ProtocolError> {
+    match exchange.talk(talking)? {
+        (messages, Next::Listen(listening)) => {
+            *state = State::Listening(listening);
+            Ok(Step::Say(messages))
+        }
+        (messages, Next::Closed) => Ok(Step::Close(messages)),
+    }
+}
+
+impl Actor for Alice {
+    fn open(&mut self) -> Vec<Message> {
+        let stating = Opening::new(&self.hello).greeted();
+        let rows = stated(&alices_rows()[1..2], stating.key());
+        let (messages, state) = stating.state(samples::statement(), rows);
+        self.state = State::AwaitingAnswer(state);
+        std::iter::once(Message::Hello(self.hello.clone())).chain(messages).collect()
+    }
+
+    fn hear(&mut self, message: Message) -> Result<Step, ProtocolError> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::AwaitingAnswer(state) => match state.receive(message)? {
+                AnswerStep::More(state) | AnswerStep::Problem(state, _) => {
+                    self.state = State::AwaitingAnswer(state);
+                    Ok(Step::Wait)
+                }
+                AnswerStep::Turn(deciding) => self.decide(deciding),
+            },
+            State::Listening(state) => match state.receive(message)? {
+                Heard::More(state, _) => {
+                    self.state = State::Listening(state);
+                    Ok(Step::Wait)
+                }
+                Heard::Turn(talking) => self.talk(talking),
+                Heard::Closed => Ok(Step::Close(Vec::new())),
+            },
+            _ => unreachable!("nothing is heard in these states"),
+        }
+    }
+
+    fn lost(&self, _: bool) -> Result<(), ProtocolError> {
+        Err(ProtocolError::Ended("as initiator"))
+    }
+}
+
+/// The responder.
+pub(crate) struct Bob {
+    codec: StreamCodec,
+    state: State,
+    exchange: Option<Exchange>,
+    /// What it was told of the plan.
+    pub(crate) planned: Option<psync_protocol::session::Agreement>,
+}
+
+impl Bob {
+    pub(crate) fn new(codec: StreamCodec) -> Bob {
+        Bob { codec, state: State::AwaitingHello, exchange: None, planned: None }
+    }
+
+    fn answer(&mut self, mut answering: Answering, rows: Vec<Row<psync_protocol::Check>>) -> Step {
+        let welcome = Welcome {
+            codec: self.codec,
+            verdict: Verdict::Restate { since: 0, first_contact: true },
+            ..samples::welcome()
+        };
+        let key = CheckKey::new(BOB, &welcome.nonce);
+        if !answering.has_greeted() {
+            let mut messages = vec![answering.welcome(welcome)];
+            let (answer, state) = answering.answer(
+                rows,
+                vec![problem()],
+                samples::statement(),
+                Vec::new(),
+                Vec::new(),
+            );
+            messages.extend(answer);
+            self.state = State::AwaitingPlan(state);
+            return Step::Say(messages);
+        }
+        let version = samples::version(&[(BOB, 2)]);
+        let mut marks = vec![Mark::Behind; rows.len()];
+        if let Some(last) = marks.last_mut() {
+            *last = Mark::Same { content: version.clone(), props: version };
+        }
+        let ours = stated(&bobs_rows(), &key);
+        let (messages, state) = answering.answer(rows, Vec::new(), everything(400), marks, ours);
+        self.state = State::AwaitingPlan(state);
+        Step::Say(messages)
+    }
+
+    fn listen(&mut self, listening: Listening, message: Message) -> Result<Step, ProtocolError> {
+        match listening.receive(message)? {
+            Heard::More(state, _) => {
+                self.state = State::Listening(state);
+                Ok(Step::Wait)
+            }
+            Heard::Turn(talking) => talk(&mut self.state, self.exchange.as_mut().unwrap(), talking),
+            Heard::Closed => Ok(Step::Close(Vec::new())),
+        }
+    }
+}
+
+impl Actor for Bob {
+    fn open(&mut self) -> Vec<Message> {
+        Vec::new()
+    }
+
+    fn hear(&mut self, message: Message) -> Result<Step, ProtocolError> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::AwaitingHello => {
+                let (_, state) = AwaitingHello.receive(message)?;
+                self.state = State::AwaitingStatement(state);
+                Ok(Step::Wait)
+            }
+            State::AwaitingStatement(state) => match state.receive(message)? {
+                StatementStep::More(state) => {
+                    self.state = State::AwaitingStatement(state);
+                    Ok(Step::Wait)
+                }
+                StatementStep::Turn(stated, answering) => Ok(self.answer(answering, stated.rows)),
+            },
+            State::AwaitingPlan(state) => match state.receive(message)? {
+                PlanStep::More(state) => {
+                    self.state = State::AwaitingPlan(state);
+                    Ok(Step::Wait)
+                }
+                PlanStep::Restated(stated, answering) => Ok(self.answer(answering, stated.rows)),
+                PlanStep::Planned(planned, message) => {
+                    let paths = &planned.agreement.paths;
+                    let new = Message::Want(want(number(paths, "docs/new.txt")));
+                    let lost = Message::Want(want(number(paths, "docs/lost.txt")));
+                    // The first content of `new.txt` does not pass its check: it is wanted again.
+                    let wants = vec![vec![lost, new.clone()], vec![new]];
+                    self.exchange = Some(Exchange { flight: 0, wants, lost: u64::MAX });
+                    self.planned = Some(planned.agreement);
+                    self.listen(planned.listening, message)
+                }
+            },
+            State::Listening(state) => self.listen(state, message),
+            _ => unreachable!("nothing is heard in these states"),
+        }
+    }
+
+    fn lost(&self, between_messages: bool) -> Result<(), ProtocolError> {
+        match &self.state {
+            State::AwaitingPlan(state) if state.may_end() && between_messages => Ok(()),
+            _ => Err(ProtocolError::Ended("as responder")),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The rules of a session, written a second time and in another way: over the whole list of messages
+//! that one end said and accepted. What breaks them here must have been refused there.
+
+use std::collections::BTreeSet;
+
+use psync_protocol::message::{Verdict, WantKind};
+use psync_protocol::{Message, Role};
+
+/// Finds the first message that breaks the rules, if any; says its place in the list.
+pub(crate) fn breach(timeline: &[(Role, Message)]) -> Option<usize> {
+    let mut rules = Rules::default();
+    timeline.iter().position(|(who, message)| rules.follow(*who, message).is_none())
+}
+
+#[derive(Default)]
+struct Rules {
+    flight: usize,
+    /// Names of the messages of this flight so far, without `Ping`.
+    said: Vec<&'static str>,
+    restate: bool,
+    planned: bool,
+    owed: BTreeSet<u64>,
+    asked: BTreeSet<u64>,
+    open: Option<u64>,
+    signature: u64,
+    done: [bool; 2],
+}
+
+impl Rules {
+    /// None where the message may not come.
+    fn follow(&mut self, who: Role, message: &Message) -> Option<()> {
+        let talker = [Role::Initiator, Role::Responder][self.flight % 2];
+        let greeted = self.flight > 1 || !self.said.is_empty();
+        let allowed = who == talker
+            && (greeted || matches!(message, Message::Hello(_) | Message::Welcome(_)));
+        if !allowed {
+            return None;
+        }
+        if let Message::Ping = message {
+            return Some(());
+        }
+        let last = self.said.last().copied().unwrap_or("");
+        let in_order = |order: &[(&str, &[&str])]| {
+            order.iter().any(|(name, before)| *name == message.name() && before.contains(&last))
+        };
+        let legal = if self.planned {
+            self.exchange(message)
+        } else if talker == Role::Initiator {
+            let start = if self.flight == 0 { "Hello" } else { "" };
+            let plan = self.flight > 0 && !self.restate && in_order(&[("Plan", &["", "Plan"])]);
+            let extra = in_order(&[("Rows", &["Plan"])]) || self.said.first() == Some(&"Plan");
+            plan || in_order(&[
+                ("Hello", if self.flight == 0 { &[""] } else { &[] }),
+                ("Statement", &[start]),
+                ("Rows", &["Statement", "Rows"]),
+                ("End", &["Statement", "Rows"]),
+            ]) || (extra && (message.name() == "Rows" || self.exchange(message)))
+        } else {
+            let start = if self.flight == 1 { "Welcome" } else { "" };
+            if let Message::Welcome(welcome) = message {
+                self.restate = matches!(welcome.verdict, Verdict::Restate { .. });
+            }
+            in_order(&[
+                ("Welcome", if self.flight == 1 { &[""] } else { &[] }),
+                ("Problem", &[start, "Problem"]),
+                ("Statement", &[start, "Problem"]),
+                ("Marks", &["Statement", "Marks"]),
+                ("Rows", &["Statement", "Marks", "Rows"]),
+                ("End", &["Statement", "Marks", "Rows"]),
+            ])
+        };
+        if !legal {
+            return None;
+        }
+        self.said.push(message.name());
+        if let Message::End = message {
+            self.turn();
+        }
+        Some(())
+    }
+
+    fn turn(&mut self) {
+        self.planned |= self.said.first() == Some(&"Plan");
+        if self.flight >= 2 {
+            self.restate = false;
+        }
+        self.flight += 1;
+        self.said.clear();
+        self.owed = std::mem::take(&mut self.asked);
+    }
+
+    fn exchange(&mut self, message: &Message) -> bool {
+        let done = &mut self.done[self.flight % 2];
+        if self.signature > 0 {
+            let Message::Signature(piece) = message else { return false };
+            let fits = piece.len() as u64 <= self.signature;
+            self.signature = self.signature.saturating_sub(piece.len() as u64);
+            return fits;
+        }
+        match message {
+            Message::Problem(_) => true,
+            Message::Want(want) => {
+                if let WantKind::Delta(delta) = &want.kind {
+                    self.signature = delta.signature_len;
+                }
+                !*done && self.asked.insert(want.index)
+            }
+            Message::File(index) => {
+                self.open.is_none()
+                    && self.owed.remove(index)
+                    && self.open.replace(*index).is_none()
+            }
+            Message::Literal(_) | Message::Delta(_) => self.open.is_some(),
+            Message::FileEnd(_) => self.open.take().is_some(),
+            Message::FileFailed(failure) => match self.open.take() {
+                Some(open) => open == failure.index,
+                None => self.owed.remove(&failure.index),
+            },
+            Message::Done(_) => self.asked.is_empty() && !std::mem::replace(done, true),
+            Message::End => self.open.is_none() && self.owed.is_empty(),
+            _ => false,
+        }
+    }
+}

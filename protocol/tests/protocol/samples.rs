@@ -1,0 +1,166 @@
+//! Small rows and messages with known contents.
+
+use psync_protocol::message::{
+    Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello, Mark, Message,
+    Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind,
+    Welcome,
+};
+use psync_protocol::{
+    CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
+    Time, Version,
+};
+
+pub(crate) const ALICE: ReplicaId = ReplicaId([0xa1; 16]);
+pub(crate) const BOB: ReplicaId = ReplicaId([0xb0; 16]);
+
+pub(crate) fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+pub(crate) fn version(pairs: &[(ReplicaId, u64)]) -> Version {
+    Version::from_pairs(pairs.to_vec())
+}
+
+/// A file of `bytes`, created by `replica` in its change number `counter`.
+pub(crate) fn file(name: &str, bytes: &[u8], replica: ReplicaId, counter: u64) -> Row<ContentHash> {
+    Row {
+        path: path(name),
+        content: Content::File { size: bytes.len() as u64, hash: ContentHash::of_bytes(bytes) },
+        base: None,
+        props: Props { mode: 0o644, mtime: Time { secs: 1_790_000_000, nanos: 5 } },
+        agreed_mode: 0o644,
+        content_version: version(&[(replica, counter)]),
+        props_version: version(&[(replica, counter)]),
+    }
+}
+
+/// What remains of a file of `bytes`, deleted by `replica`.
+pub(crate) fn deleted(
+    name: &str,
+    bytes: &[u8],
+    replica: ReplicaId,
+    counter: u64,
+) -> Row<ContentHash> {
+    Row {
+        content: Content::Deleted { moved_to: None },
+        base: Some(ContentHash::of_bytes(bytes)),
+        props: Props::default(),
+        agreed_mode: 0,
+        ..file(name, bytes, replica, counter)
+    }
+}
+
+pub(crate) fn directory(name: &str, replica: ReplicaId) -> Row<ContentHash> {
+    Row {
+        content: Content::Directory,
+        props: Props { mode: 0o755, mtime: Time::default() },
+        agreed_mode: 0o755,
+        ..file(name, b"", replica, 1)
+    }
+}
+
+pub(crate) fn symlink(name: &str, target: &[u8], replica: ReplicaId) -> Row<ContentHash> {
+    Row {
+        content: Content::Symlink { target: target.into(), hash: ContentHash::of_target(target) },
+        props: Props { mode: 0, mtime: Time { secs: -1, nanos: 999_999_999 } },
+        agreed_mode: 0,
+        ..file(name, b"", replica, 1)
+    }
+}
+
+pub(crate) fn stated(rows: &[Row<ContentHash>], key: &CheckKey) -> Vec<Row<psync_protocol::Check>> {
+    rows.iter().map(|row| row.stated(key)).collect()
+}
+
+pub(crate) fn hello() -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        features: 0,
+        codec: StreamCodec::Raw,
+        replica: ALICE,
+        index: IndexId([0x11; 8]),
+        expected: Some((BOB, IndexId([0x22; 8]))),
+        processed: 300,
+        nonce: [0x33; 16],
+        flow: Flow::TwoWay,
+        dry_run: false,
+        filters: vec![Filter { include: false, pattern: "*.o".into() }],
+        places: vec![0x0102_0304_0506_0708],
+    }
+}
+
+pub(crate) fn welcome() -> Welcome {
+    Welcome {
+        version: 1,
+        features: 0,
+        codec: StreamCodec::Raw,
+        replica: BOB,
+        index: IndexId([0x22; 8]),
+        nonce: [0x44; 16],
+        verdict: Verdict::Proceed { first_contact: false },
+    }
+}
+
+pub(crate) fn statement() -> Statement {
+    Statement {
+        sequence: 300,
+        live: 2,
+        scope: [0x55; 8],
+        coverage: Coverage::Changes { since: 299 },
+    }
+}
+
+pub(crate) fn want_delta(index: u64, signature_len: u64) -> Want {
+    let delta = WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 0, signature_len };
+    Want { index, kind: WantKind::Delta(delta) }
+}
+
+pub(crate) fn want(index: u64) -> Want {
+    Want { index, kind: WantKind::Whole }
+}
+
+pub(crate) fn failure(index: u64) -> Failure {
+    Failure { index, kind: FailureKind::Changed, text: "it grew".into() }
+}
+
+pub(crate) fn problem() -> Problem {
+    Problem { kind: ProblemKind::Special, path: b"dev/null".to_vec(), text: "a device".into() }
+}
+
+pub(crate) fn delta() -> DeltaOp {
+    let copy = DeltaPiece { block: 5, count: 2, fresh: 700 };
+    let back = DeltaPiece { block: 3, count: 1, fresh: 0 };
+    let pieces = vec![copy, back, DeltaPiece { block: 0, count: 0, fresh: 20 }];
+    DeltaOp { pieces, coded: true, data: vec![0xde, 0xad, 0xbe] }
+}
+
+/// A valid batch: one row, `a.txt`.
+pub(crate) fn batch() -> Vec<u8> {
+    let key = CheckKey::new(ALICE, &[0x33; 16]);
+    psync_protocol::manifest::encode(&[file("a.txt", b"one", ALICE, 1).stated(&key)]).remove(0)
+}
+
+/// One message of each type, in the order of the type numbers.
+pub(crate) fn one_of_each() -> Vec<Message> {
+    vec![
+        Message::Hello(hello()),
+        Message::Welcome(welcome()),
+        Message::Statement(statement()),
+        Message::Rows(batch()),
+        Message::Marks(vec![Mark::Behind]),
+        Message::Plan(Plan::new(9, 0, &[Decision::agree()])),
+        Message::Want(want(0)),
+        Message::Signature(vec![1, 2, 3]),
+        Message::File(0),
+        Message::Literal(b"bytes".to_vec()),
+        Message::Delta(delta()),
+        Message::FileEnd(ContentHash([0x66; 32])),
+        Message::FileFailed(failure(0)),
+        Message::Done(Done { sequence: 301, failures: vec![failure(0)] }),
+        Message::Problem(problem()),
+        Message::End,
+        Message::Error { code: ErrorCode::Busy, text: "another psync works here".into() },
+        Message::Ping,
+    ]
+}

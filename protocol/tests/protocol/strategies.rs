@@ -1,0 +1,301 @@
+//! Arbitrary words and messages, as proptest strategies. They make what an honest end may say.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use psync_protocol::codec::NUMBER_MAX;
+use psync_protocol::message::{
+    Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello,
+    Mark, Message, Plan, Problem, ProblemKind, SIGNATURE_MAX, Statement, StreamCodec, Verdict,
+    Want, WantDelta, WantKind, Welcome,
+};
+use psync_protocol::{
+    Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
+    PropsDecision, RelPath, ReplicaId, Role, Row, Time, Version,
+};
+
+/// Numbers of every length on the line.
+pub(crate) fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..4, (0u32..63).prop_flat_map(|bits| 0..=1u64 << bits), Just(NUMBER_MAX)]
+}
+
+pub(crate) fn version() -> impl Strategy<Value = Version> {
+    vec(((0u8..6).prop_map(|id| ReplicaId([id; 16])), number()), 0..4).prop_map(Version::from_pairs)
+}
+
+/// Paths of few names, so that prefixes are shared and rows meet; many are not UTF-8.
+pub(crate) fn path() -> impl Strategy<Value = RelPath> {
+    let name = prop_oneof![
+        vec(prop_oneof![Just(b'a'), Just(b'-'), Just(0xff), Just(b'\n')], 1..3),
+        "[a-c]{1,2}".prop_map(String::into_bytes),
+        Just(vec![b'x'; 255]),
+    ];
+    vec(name, 1..4).prop_map(|names| RelPath::new(&names.join(&b'/')).unwrap())
+}
+
+fn time() -> impl Strategy<Value = Time> {
+    (any::<i64>(), 0u32..1_000_000_000).prop_map(|(secs, nanos)| Time { secs, nanos })
+}
+
+fn props() -> impl Strategy<Value = Props> {
+    (0u16..=0o7777, time()).prop_map(|(mode, mtime)| Props { mode, mtime })
+}
+
+/// What a row says beside its path; a tombstone may name the row where the content is now.
+#[derive(Debug, Clone)]
+enum Kind {
+    Deleted { moved: Option<prop::sample::Index> },
+    Directory,
+    File { size: u64, hash: u64 },
+    Symlink { target: Vec<u8> },
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        prop::option::of(any::<prop::sample::Index>()).prop_map(|moved| Kind::Deleted { moved }),
+        Just(Kind::Directory),
+        (number(), any::<u64>()).prop_map(|(size, hash)| Kind::File { size, hash }),
+        vec(1u8.., 1..40).prop_map(|target| Kind::Symlink { target }),
+    ]
+}
+
+fn row(key: CheckKey) -> impl Strategy<Value = (Kind, Row<Check>)> {
+    let base = prop::option::of(any::<u64>().prop_map(Check));
+    (kind(), base, props(), 0u16..=0o7777, version(), version()).prop_map(
+        move |(kind, base, mut props, mut agreed_mode, content_version, props_version)| {
+            let content = match &kind {
+                Kind::Deleted { .. } => Content::Deleted { moved_to: None },
+                Kind::Directory => Content::Directory,
+                Kind::File { size, hash } => Content::File { size: *size, hash: Check(*hash) },
+                Kind::Symlink { target } => Content::Symlink {
+                    target: target.as_slice().into(),
+                    hash: key.check(&ContentHash::of_target(target)),
+                },
+            };
+            // What has no mode or no time of its own states none.
+            if matches!(content, Content::Deleted { .. } | Content::Symlink { .. }) {
+                (props.mode, agreed_mode) = (0, 0);
+            }
+            if matches!(content, Content::Deleted { .. } | Content::Directory) {
+                props.mtime = Time::default();
+            }
+            let path = RelPath::new(b"replaced").unwrap();
+            let row =
+                Row { path, content, base, props, agreed_mode, content_version, props_version };
+            (kind, row)
+        },
+    )
+}
+
+/// Rows sorted by path. Some tombstones say where the content went, and then build on just that.
+pub(crate) fn rows(key: CheckKey, most: usize) -> impl Strategy<Value = Vec<Row<Check>>> {
+    vec((path(), row(key)), 0..most).prop_map(|rows| {
+        let rows: BTreeMap<RelPath, (Kind, Row<Check>)> = rows.into_iter().collect();
+        let mut kinds = Vec::new();
+        let mut sorted: Vec<Row<Check>> = Vec::new();
+        for (path, (kind, row)) in rows {
+            kinds.push(kind);
+            sorted.push(Row { path, ..row });
+        }
+        for (at, kind) in kinds.into_iter().enumerate() {
+            let Kind::Deleted { moved: Some(target) } = kind else { continue };
+            let target = &sorted[target.index(sorted.len())];
+            if let Some(check) = target.content.fingerprint() {
+                let moved_to = Some(target.path.clone());
+                sorted[at].content = Content::Deleted { moved_to };
+                sorted[at].base = Some(check);
+            }
+        }
+        sorted
+    })
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![Just(Role::Initiator), Just(Role::Responder)]
+}
+
+/// Decisions for a plan of `count` paths.
+pub(crate) fn decisions(count: usize) -> impl Strategy<Value = Vec<Decision>> {
+    let content = prop_oneof![
+        4 => Just(ContentDecision::Agree),
+        2 => role().prop_map(ContentDecision::Take),
+        1 => (role(), path())
+            .prop_map(|(winner, clash)| ContentDecision::KeepBoth { winner, clash }),
+        1 => role().prop_map(ContentDecision::MovedAway),
+        1 => (role(), 0..count.max(1))
+            .prop_map(|(from, source)| ContentDecision::Arrive { from, source }),
+        1 => Just(ContentDecision::Ignore),
+        1 => Just(ContentDecision::Later),
+    ];
+    let properties = prop_oneof![
+        4 => Just(PropsDecision::Agree),
+        1 => role().prop_map(PropsDecision::Take),
+        1 => props().prop_map(PropsDecision::Merge),
+    ];
+    let decision = (content, properties, any::<bool>(), any::<bool>()).prop_map(
+        |(content, props, content_resolved, props_resolved)| Decision {
+            content,
+            props,
+            content_resolved,
+            props_resolved,
+        },
+    );
+    vec(decision, count)
+}
+
+pub(crate) fn marks() -> impl Strategy<Value = Vec<Mark>> {
+    let mark = prop_oneof![
+        Just(Mark::Behind),
+        Just(Mark::Equal),
+        Just(Mark::Ignored),
+        Just(Mark::Unusable),
+        (version(), version()).prop_map(|(content, props)| Mark::Same { content, props }),
+    ];
+    vec((mark, 1usize..40), 0..12)
+        .prop_map(|runs| runs.iter().flat_map(|(mark, run)| vec![mark.clone(); *run]).collect())
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,40}"
+}
+
+fn codec() -> impl Strategy<Value = StreamCodec> {
+    prop_oneof![Just(StreamCodec::Raw), Just(StreamCodec::Zstd)]
+}
+
+fn replica() -> impl Strategy<Value = ReplicaId> {
+    any::<[u8; 16]>().prop_map(ReplicaId)
+}
+
+fn index() -> impl Strategy<Value = IndexId> {
+    any::<[u8; 8]>().prop_map(IndexId)
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let flow = prop_oneof![Just(Flow::TwoWay), Just(Flow::ToResponder), Just(Flow::ToInitiator)];
+    let filter = (any::<bool>(), text()).prop_map(|(include, pattern)| Filter { include, pattern });
+    let who =
+        (replica(), index(), prop::option::of((replica(), index())), number(), any::<[u8; 16]>());
+    (
+        1u64..9,
+        any::<u64>(),
+        codec(),
+        who,
+        (flow, any::<bool>(), vec(filter, 0..4), vec(any::<u64>(), 0..9)),
+    )
+        .prop_map(|(version_max, features, codec, who, (flow, dry_run, filters, places))| {
+            let (replica, index, expected, processed, nonce) = who;
+            Hello {
+                version_min: 1,
+                version_max,
+                features,
+                codec,
+                replica,
+                index,
+                expected,
+                processed,
+                nonce,
+                flow,
+                dry_run,
+                filters,
+                places,
+            }
+        })
+}
+
+fn welcome() -> impl Strategy<Value = Welcome> {
+    let verdict =
+        (prop::option::of(number()), any::<bool>()).prop_map(
+            |(since, first_contact)| match since {
+                None => Verdict::Proceed { first_contact },
+                Some(since) => Verdict::Restate { since, first_contact },
+            },
+        );
+    (any::<u64>(), any::<u64>(), codec(), replica(), index(), any::<[u8; 16]>(), verdict).prop_map(
+        |(version, features, codec, replica, index, nonce, verdict)| Welcome {
+            version,
+            features,
+            codec,
+            replica,
+            index,
+            nonce,
+            verdict,
+        },
+    )
+}
+
+fn statement() -> impl Strategy<Value = Statement> {
+    let coverage = prop::option::of(number())
+        .prop_map(|since| since.map_or(Coverage::Everything, |since| Coverage::Changes { since }));
+    (number(), number(), any::<[u8; 8]>(), coverage)
+        .prop_map(|(sequence, live, scope, coverage)| Statement { sequence, live, scope, coverage })
+}
+
+fn want() -> impl Strategy<Value = Want> {
+    let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
+        |(old_len, block_len, hash_len, attempt, signature_len)| {
+            WantKind::Delta(WantDelta { old_len, block_len, hash_len, attempt, signature_len })
+        },
+    );
+    (any::<u64>(), prop_oneof![Just(WantKind::Whole), delta])
+        .prop_map(|(index, kind)| Want { index, kind })
+}
+
+/// Blocks that do not exist have no number.
+fn piece() -> impl Strategy<Value = DeltaPiece> {
+    (number(), 0u64..1 << 40, 0..=FRESH_MAX).prop_map(|(block, count, fresh)| {
+        let block = if count == 0 { 0 } else { block };
+        DeltaPiece { block, count, fresh }
+    })
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    let kinds = [FailureKind::Changed, FailureKind::System, FailureKind::Mismatch];
+    (any::<u64>(), prop::sample::select(kinds.to_vec()), text())
+        .prop_map(|(index, kind, text)| Failure { index, kind, text })
+}
+
+fn problem() -> impl Strategy<Value = Problem> {
+    use ProblemKind::{Changed, Note, Pattern, Special, Unreadable};
+    let kinds = vec![Special, Unreadable, Changed, Pattern, Note];
+    (prop::sample::select(kinds), vec(any::<u8>(), 0..40), text())
+        .prop_map(|(kind, path, text)| Problem { kind, path, text })
+}
+
+/// Any message that an honest end may send; every type is among them.
+pub(crate) fn message() -> impl Strategy<Value = Message> {
+    let bytes = || vec(any::<u8>(), 1..200);
+    let plan = (number(), 0..10_000_000u64, (0usize..20).prop_flat_map(decisions)).prop_map(
+        |(counter, extra, decisions)| Message::Plan(Plan::new(counter, extra, &decisions)),
+    );
+    let delta = (vec(piece(), 0..5), any::<bool>(), bytes())
+        .prop_map(|(pieces, coded, data)| Message::Delta(DeltaOp { pieces, coded, data }));
+    let rows = rows(CheckKey::new(ReplicaId([1; 16]), &[2; 16]), 12).prop_map(|rows| {
+        Message::Rows(psync_protocol::manifest::encode(&rows).pop().unwrap_or_default())
+    });
+    let done = (number(), vec(failure(), 0..4))
+        .prop_map(|(sequence, failures)| Message::Done(Done { sequence, failures }));
+    let error = (prop::sample::select(ErrorCode::ALL), text())
+        .prop_map(|(code, text)| Message::Error { code, text });
+    prop_oneof![
+        hello().prop_map(Message::Hello),
+        welcome().prop_map(Message::Welcome),
+        statement().prop_map(Message::Statement),
+        rows,
+        marks().prop_map(Message::Marks),
+        plan,
+        want().prop_map(Message::Want),
+        bytes().prop_map(Message::Signature),
+        any::<u64>().prop_map(Message::File),
+        bytes().prop_map(Message::Literal),
+        delta,
+        any::<[u8; 32]>().prop_map(|hash| Message::FileEnd(ContentHash(hash))),
+        failure().prop_map(Message::FileFailed),
+        done,
+        problem().prop_map(Message::Problem),
+        Just(Message::End),
+        error,
+        Just(Message::Ping),
+    ]
+}

@@ -1,0 +1,290 @@
+//! Every message in every state: what may come is taken, what may not is refused by name.
+
+use psync_protocol::message::{Done, Mark, Message, Plan, Verdict, Welcome};
+use psync_protocol::session::{
+    AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement, Heard, Listening,
+    Next, Opening, PlanStep, StatementStep, Talking,
+};
+use psync_protocol::{Decision, ErrorCode, ProtocolError};
+
+use crate::samples::{
+    self, ALICE, BOB, batch, file, hello, one_of_each, stated, statement, want, want_delta, welcome,
+};
+
+type Outcome = Result<(), ProtocolError>;
+
+/// A state to be in, and the messages that it takes.
+struct Case {
+    state: &'static str,
+    takes: &'static [&'static str],
+    receive: fn(Message) -> Outcome,
+}
+
+const EXCHANGE: &[&str] = &["Want", "Done", "Problem", "Ping", "End"];
+const OPEN_FILE: &[&str] =
+    &["Want", "Literal", "Delta", "FileEnd", "FileFailed", "Done", "Problem", "Ping"];
+
+const CASES: &[Case] = &[
+    Case {
+        state: "before the greeting",
+        takes: &["Hello"],
+        receive: |m| AwaitingHello.receive(m).map(drop),
+    },
+    Case {
+        state: "before the statement",
+        takes: &["Statement", "Ping"],
+        receive: |m| awaiting_statement().receive(m).map(drop),
+    },
+    Case {
+        state: "in the statement",
+        takes: &["Rows", "End", "Ping"],
+        receive: |m| {
+            stating(awaiting_statement(), Message::Statement(statement())).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "before the welcome",
+        takes: &["Welcome"],
+        receive: |m| awaiting_answer(&[]).receive(m).map(drop),
+    },
+    Case {
+        state: "before the answer's statement",
+        takes: &["Problem", "Statement", "Ping"],
+        receive: |m| awaiting_answer(&[greeting()]).receive(m).map(drop),
+    },
+    Case {
+        state: "before the marks",
+        takes: &["Marks", "Rows", "Ping"],
+        receive: |m| awaiting_answer(&[greeting(), introduction()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after the marks",
+        takes: &["Rows", "End", "Ping"],
+        receive: |m| awaiting_answer(&[greeting(), introduction(), marks()]).receive(m).map(drop),
+    },
+    Case {
+        state: "in the answer's rows",
+        takes: &["End", "Ping"],
+        receive: |m| {
+            let rows = Message::Rows(batch());
+            awaiting_answer(&[greeting(), introduction(), marks(), rows]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "after a demand for more rows",
+        takes: &["Rows", "Marks", "End", "Ping"],
+        receive: |m| {
+            let verdict = Verdict::Restate { since: 0, first_contact: false };
+            let demand = Message::Welcome(Welcome { verdict, ..welcome() });
+            awaiting_answer(&[demand, introduction()]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "before the plan",
+        takes: &["Statement", "Plan", "Ping"],
+        receive: |m| {
+            awaiting_plan(Verdict::Proceed { first_contact: false }, &[]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "before rows that were demanded",
+        takes: &["Statement", "Ping"],
+        receive: |m| {
+            let demand = Verdict::Restate { since: 0, first_contact: false };
+            awaiting_plan(demand, &[]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "in a second statement",
+        takes: &["Rows", "End", "Ping"],
+        receive: |m| {
+            let verdict = Verdict::Proceed { first_contact: false };
+            awaiting_plan(verdict, &[introduction()]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "before the plan's extra rows",
+        takes: &["Rows", "Ping"],
+        receive: |m| {
+            let plan = Message::Plan(Plan::new(9, 1, &[Decision::agree()]));
+            awaiting_plan(Verdict::Proceed { first_contact: false }, &[plan]).receive(m).map(drop)
+        },
+    },
+    Case { state: "at the start of a flight", takes: EXCHANGE, receive: |m| hear(listening(), m) },
+    Case {
+        state: "before the content that is owed",
+        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping"],
+        receive: |m| hear(owed(), m),
+    },
+    Case {
+        state: "inside a content",
+        takes: OPEN_FILE,
+        receive: |m| hear(after(owed(), Message::File(0)), m),
+    },
+    Case {
+        state: "inside a signature",
+        takes: &["Signature", "Ping"],
+        receive: |m| hear(after(listening(), Message::Want(want_delta(0, 9))), m),
+    },
+    Case {
+        state: "after a want of the same content",
+        takes: &["Problem", "Ping", "End"],
+        receive: |m| hear(after(listening(), Message::Want(want(0))), m),
+    },
+    Case {
+        state: "after Done",
+        takes: &["Problem", "Ping", "End"],
+        receive: |m| {
+            let done = Message::Done(Done { sequence: 1, failures: Vec::new() });
+            hear(after(listening(), done), m)
+        },
+    },
+    Case {
+        state: "in this end's own flight",
+        takes: &["Want", "Done", "Problem", "Ping"],
+        receive: |m| match m {
+            Message::End => Err(ProtocolError::Contradiction("checked by Talking::end")),
+            other => talking().send(&other),
+        },
+    },
+];
+
+#[test]
+fn every_message_is_taken_where_it_may_come_and_refused_where_it_may_not() {
+    for case in CASES {
+        for message in one_of_each() {
+            let name = message.name();
+            let outcome = (case.receive)(message);
+            let expected = match outcome {
+                Ok(()) => case.takes.contains(&name),
+                Err(ProtocolError::Peer { code, .. }) => name == "Error" && code == ErrorCode::Busy,
+                Err(ProtocolError::Unexpected { got, .. }) => {
+                    got == name && !case.takes.contains(&name)
+                }
+                Err(ProtocolError::Contradiction(_)) => !case.takes.contains(&name),
+                // The same rows once more.
+                Err(ProtocolError::Decode { message: "Rows", .. }) => {
+                    case.state == "in the answer's rows"
+                }
+                Err(_) => false,
+            };
+            assert!(expected, "{}: {name} gives {outcome:?}", case.state);
+        }
+    }
+}
+
+fn awaiting_statement() -> AwaitingStatement {
+    AwaitingHello.receive(Message::Hello(hello())).unwrap().1
+}
+
+fn stating(state: AwaitingStatement, message: Message) -> AwaitingStatement {
+    match state.receive(message).unwrap() {
+        StatementStep::More(state) => state,
+        StatementStep::Turn(..) => panic!("the statement goes on"),
+    }
+}
+
+fn greeting() -> Message {
+    Message::Welcome(welcome())
+}
+
+fn introduction() -> Message {
+    Message::Statement(statement())
+}
+
+fn marks() -> Message {
+    Message::Marks(vec![Mark::Behind])
+}
+
+fn rows() -> Vec<psync_protocol::Row<psync_protocol::Check>> {
+    let stating = Opening::new(&hello()).greeted();
+    stated(&[file("a.txt", b"one", ALICE, 1)], stating.key())
+}
+
+fn awaiting_answer(heard: &[Message]) -> AwaitingAnswer {
+    let (_, mut state) = Opening::new(&hello()).greeted().state(statement(), rows());
+    for message in heard {
+        state = match state.receive(message.clone()).unwrap() {
+            AnswerStep::More(state) => state,
+            _ => panic!("the answer goes on"),
+        };
+    }
+    state
+}
+
+fn awaiting_plan(verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
+    let state = stating(awaiting_statement(), introduction());
+    let state = stating(state, Message::Rows(batch()));
+    let StatementStep::Turn(stated, mut answering) = state.receive(Message::End).unwrap() else {
+        panic!("the statement is over");
+    };
+    answering.welcome(Welcome { verdict, ..welcome() });
+    let key = psync_protocol::CheckKey::new(BOB, &welcome().nonce);
+    let ours = samples::stated(&[file("b.txt", b"two", BOB, 1)], &key);
+    let ours = if heard.iter().any(|message| matches!(message, Message::Plan(_))) {
+        // One path, which only the responder has stated: the extra row is missing.
+        samples::stated(&[file("a.txt", b"two", BOB, 1)], &key)
+    } else {
+        ours[..0].to_vec()
+    };
+    let stated = if ours.is_empty() { stated.rows } else { Vec::new() };
+    let marks = vec![Mark::Behind; stated.len()];
+    let (_, mut state) = answering.answer(stated, Vec::new(), statement(), marks, ours);
+    for message in heard {
+        state = match state.receive(message.clone()).unwrap() {
+            PlanStep::More(state) => state,
+            _ => panic!("the plan goes on"),
+        };
+    }
+    state
+}
+
+/// Both ends at the start of the first flight after a plan for one path.
+fn exchange() -> (Talking, Listening) {
+    let state = awaiting_answer(&[greeting(), introduction(), marks()]);
+    let mut deciding = match state.receive(Message::End).unwrap() {
+        AnswerStep::Turn(deciding) => deciding,
+        _ => panic!("the answer is over"),
+    };
+    let paths = deciding.paths();
+    let (messages, _, talking) =
+        deciding.plan(paths, vec![Decision::agree()], 9, Vec::new()).unwrap();
+    let plan = messages.into_iter().next().unwrap();
+    let waiting = awaiting_plan(Verdict::Proceed { first_contact: false }, &[]);
+    let PlanStep::More(waiting) = waiting.receive(plan).unwrap() else {
+        panic!("no more than a plan")
+    };
+    let PlanStep::Planned(planned, _) = waiting.receive(Message::End).unwrap() else {
+        panic!("the plan is complete");
+    };
+    (talking, planned.listening)
+}
+
+fn listening() -> Listening {
+    exchange().1
+}
+
+fn talking() -> Talking {
+    exchange().0
+}
+
+/// The initiator after a flight in which it has wanted path 0.
+fn owed() -> Listening {
+    let mut talking = talking();
+    talking.send(&Message::Want(want(0))).unwrap();
+    match talking.end().unwrap() {
+        Next::Listen(listening) => listening,
+        Next::Closed => panic!("something is owed"),
+    }
+}
+
+fn after(listening: Listening, message: Message) -> Listening {
+    match listening.receive(message).unwrap() {
+        Heard::More(listening, _) => listening,
+        _ => panic!("the flight goes on"),
+    }
+}
+
+fn hear(listening: Listening, message: Message) -> Outcome {
+    listening.receive(message).map(drop)
+}
