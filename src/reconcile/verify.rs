@@ -17,12 +17,10 @@ pub fn verify(agreement: &Agreement, flow: Flow, first_contact: bool) -> Result<
         if stand.access != Access::Open && !decision.is_postponed() {
             return refuse("it changes a path that this side cannot or will not sync");
         }
-        if let ContentDecision::KeepBoth { clash, .. } = &decision.content {
-            if clash.parent() != stand.path().parent() || !names.insert(clash) {
-                return refuse(
-                    "a clash file does not stand beside its path under a name of its own",
-                );
-            }
+        if let ContentDecision::KeepBoth { clash, .. } = &decision.content
+            && (clash.parent() != stand.path().parent() || !names.insert(clash))
+        {
+            return refuse("a clash file does not stand beside its path under a name of its own");
         }
         if flow == Flow::ToInitiator && changes_responder(decision) {
             return refuse("it changes this side, which is mirrored");
