@@ -83,6 +83,8 @@ pub struct Hello {
     pub flow: Flow,
     /// The plan will be shown, not carried out.
     pub dry_run: bool,
+    /// A person said that a tree which is empty now is meant to be: the responder need not stop.
+    pub accepts_empty: bool,
     /// Filters given on the command line.
     pub filters: Vec<Filter>,
     /// Keyed digests of the root directory and of each directory above it, the root first: how
@@ -103,7 +105,10 @@ impl Hello {
             Flow::ToResponder => 1,
             Flow::ToInitiator => 2,
         };
-        out.push(flow | u8::from(self.dry_run) << 2 | u8::from(self.expected.is_some()) << 3);
+        let flags = u8::from(self.dry_run) << 2
+            | u8::from(self.expected.is_some()) << 3
+            | u8::from(self.accepts_empty) << 4;
+        out.push(flow | flags);
         if let Some((replica, index)) = self.expected {
             out.put_raw(&replica.0);
             out.put_raw(&index.0);
@@ -154,6 +159,7 @@ impl Hello {
             nonce: r.array("a nonce")?,
             flow,
             dry_run: bits & 4 != 0,
+            accepts_empty: bits & 16 != 0,
             filters: (0..r.count("a count of filters", FILTERS_MAX)?)
                 .map(|_| Filter::decode(r))
                 .collect::<Result<_, _>>()?,
@@ -177,6 +183,7 @@ impl Hello {
             nonce: [0; 16],
             flow: Flow::TwoWay,
             dry_run: true,
+            accepts_empty: false,
             filters: Vec::new(),
             places: Vec::new(),
         }
