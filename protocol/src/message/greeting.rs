@@ -9,6 +9,8 @@ use crate::{VERSION_MAX, VERSION_MIN};
 
 /// Most filter lines in a `Hello`.
 const FILTERS_MAX: usize = 10_000;
+/// Most moved directories in one statement.
+pub const MOVED_MAX: usize = 10_000;
 /// Most directories in the path to a root.
 const PLACES_MAX: usize = 256;
 
@@ -310,12 +312,13 @@ impl Moved {
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Moved, DecodeError> {
-        Ok(Moved {
-            from: RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?,
-            to: RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?,
-            counter: r.varint("a counter")?,
-            digest: r.array("a digest of rows")?,
-        })
+        let from = RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?;
+        let to = RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?;
+        if from == to || from.is_below(&to) || to.is_below(&from) {
+            return Err(DecodeError::Invalid("a moved directory"));
+        }
+        let counter = r.number("a counter")?;
+        Ok(Moved { from, to, counter, digest: r.array("a digest of rows")? })
     }
 }
 
