@@ -85,6 +85,7 @@ pub(crate) fn hello() -> Hello {
         nonce: [0x33; 16],
         flow: Flow::TwoWay,
         dry_run: false,
+        accepts_empty: false,
         filters: vec![Filter { include: false, pattern: "*.o".into() }],
         places: vec![0x0102_0304_0506_0708],
     }

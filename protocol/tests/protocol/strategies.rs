@@ -182,26 +182,35 @@ fn hello() -> impl Strategy<Value = Hello> {
         any::<u64>(),
         codec(),
         who,
-        (flow, any::<bool>(), vec(filter, 0..4), vec(any::<u64>(), 0..9)),
+        (flow, any::<bool>(), any::<bool>(), vec(filter, 0..4), vec(any::<u64>(), 0..9)),
     )
-        .prop_map(|(version_max, features, codec, who, (flow, dry_run, filters, places))| {
-            let (replica, index, expected, processed, nonce) = who;
-            Hello {
-                version_min: 1,
+        .prop_map(
+            |(
                 version_max,
                 features,
                 codec,
-                replica,
-                index,
-                expected,
-                processed,
-                nonce,
-                flow,
-                dry_run,
-                filters,
-                places,
-            }
-        })
+                who,
+                (flow, dry_run, accepts_empty, filters, places),
+            )| {
+                let (replica, index, expected, processed, nonce) = who;
+                Hello {
+                    version_min: 1,
+                    version_max,
+                    features,
+                    codec,
+                    replica,
+                    index,
+                    expected,
+                    processed,
+                    nonce,
+                    flow,
+                    dry_run,
+                    accepts_empty,
+                    filters,
+                    places,
+                }
+            },
+        )
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
