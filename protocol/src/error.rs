@@ -135,4 +135,6 @@ error_codes! {
     Io = 8, "input or output failed";
     /// The initiator's state is older than what the responder knows of it.
     RolledBack = 9, "the peer's state was rolled back";
+    /// The responder's own state was rolled back; it is set aside at the next session.
+    StartAnew = 10, "the responder has to start anew; try again at once";
 }

@@ -97,7 +97,7 @@ pub struct Applier<'a> {
     /// Where contents that the peer may want went meanwhile.
     relocated: HashMap<usize, (RelPath, Stored)>,
     /// Directories that get their real mode when everything is in them.
-    closing: Vec<(RelPath, u16)>,
+    closing: Vec<Task>,
     failures: Vec<Failure>,
     notes: Vec<(RelPath, String)>,
 }
@@ -191,12 +191,7 @@ impl<'a> Applier<'a> {
     /// known to have now. Returns the failures.
     pub fn finish(&mut self) -> Result<Vec<Failure>, ApplyError> {
         self.commit_batch()?;
-        self.closing.reverse();
-        for (path, mode) in std::mem::take(&mut self.closing) {
-            if let Err(error) = self.root.set_mode(&path, mode) {
-                self.notes.push((path, format!("cannot set the directory's mode: {error}")));
-            }
-        }
+        self.close_directories()?;
         Ok(std::mem::take(&mut self.failures))
     }
 

@@ -56,11 +56,18 @@ impl Applier<'_> {
         for ready in batch {
             let index = ready.task.index;
             let path = ready.task.path.clone();
+            let leaves = ready.leaves.as_ref().map(|leaves| leaves.index);
             match self.carry_out(ready, moment, &mut rows) {
                 Ok(()) => {
                     touched.insert(path);
                 }
-                Err(trouble) => self.fail(index, trouble),
+                Err(trouble) => {
+                    // The old name stays until the new one stands.
+                    if let Some(leaves) = leaves {
+                        self.fail(leaves, Trouble::changed("it could not be moved"));
+                    }
+                    self.fail(index, trouble);
+                }
             }
         }
         if touches > 0 {
@@ -275,7 +282,24 @@ impl Applier<'_> {
                 .set_mtime(&task.path, wanted.mtime)
                 .map_err(Trouble::system("set its time"))?;
         }
-        self.record(task, old.row.content.clone(), moment, rows)
+        self.record_unread(task, old.row.content.clone(), moment, rows)
+    }
+
+    /// Like [`Applier::record`] for a file whose time was set while it stood in the tree: an edit
+    /// made just before would not show, so the next scan reads it.
+    fn record_unread(
+        &self,
+        task: &Task,
+        content: Content<ContentHash>,
+        moment: SystemTime,
+        rows: &mut Vec<Stored>,
+    ) -> Result<(), Trouble> {
+        let is_file = matches!(content, Content::File { .. });
+        self.record(task, content, moment, rows)?;
+        if let Some(row) = rows.last_mut().filter(|_| is_file) {
+            row.stamp = Stamp::UNKNOWN;
+        }
+        Ok(())
     }
 
     /// The row of what stands at the task's path now.
@@ -303,52 +327,44 @@ impl Applier<'_> {
     /// A file or symlink goes to the trash, if it is what it was when the plan was made.
     fn remove(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
         if let Some(stat) = self.stat_expected(task)? {
-            let displaced = self.withdraw(&task.path, &stat)?;
-            self.trash(displaced, &task.path)?;
+            self.withdraw(&task.path, &stat)?;
         }
         rows.push(self.tombstone(task));
         Ok(())
     }
 
-    /// Takes out of the tree what was seen there a moment ago, or puts back what came between.
+    /// Takes out of the tree, to the trash, what was seen there a moment ago, or puts back what
+    /// came between.
     fn withdraw(&mut self, path: &RelPath, seen: &Stat) -> Result<Displaced, Trouble> {
-        let displaced = self
-            .staging
-            .withdraw(self.root, path)
-            .map_err(Trouble::system("take it out of the tree"))?;
+        let displaced = self.staging.withdraw(self.root, &self.names.trash, path);
+        let displaced = displaced.map_err(Trouble::system("move it to .psync/trash"))?;
         if seen.same_content(&displaced.stat) {
             return Ok(displaced);
         }
         match self.staging.put_back(self.root, displaced, path) {
             Ok(()) => Err(Trouble::changed("it changed during the run; left for the next one")),
             Err((displaced, _)) => {
-                self.keep_as_clash(displaced, path)?;
+                self.keep_as_clash(displaced, path);
                 Err(Trouble::changed("it changed during the run, twice"))
             }
         }
     }
 
-    fn trash(&mut self, displaced: Displaced, path: &RelPath) -> Result<(), Trouble> {
-        self.staging
-            .trash(displaced, &self.names.trash, path)
-            .map_err(Trouble::system("move it to .psync/trash"))
-    }
-
-    /// An edit that came between stays in the tree, beside the path; the next scan finds it.
-    fn keep_as_clash(&mut self, displaced: Displaced, path: &RelPath) -> Result<(), Trouble> {
+    /// An edit that came between stays in the tree, beside the path, where the next scan finds it;
+    /// if that cannot be, it stays in the trash.
+    fn keep_as_clash(&mut self, displaced: Displaced, path: &RelPath) {
         let root = self.root;
         let mut taken = |name: &RelPath| !root.is_free(name).unwrap_or(false);
-        let full =
-            || Trouble::changed("it changed during the run, and no name is free for a clash file");
-        let name = clash_name(path, &self.names.clash, &mut taken).ok_or_else(full)?;
-        match self.staging.put_back(self.root, displaced, &name) {
-            Ok(()) => {
-                let text = format!("changed while it was replaced; the change is kept as {name}");
-                self.notes.push((path.clone(), text));
-                Ok(())
-            }
-            Err((displaced, _)) => self.trash(displaced, path),
-        }
+        let kept = clash_name(path, &self.names.clash, &mut taken)
+            .filter(|name| self.staging.put_back(self.root, displaced, name).is_ok());
+        let place = match kept {
+            Some(name) => name.to_string(),
+            None => format!(".psync/trash/{}/{path}", self.names.trash),
+        };
+        self.notes.push((
+            path.clone(),
+            format!("changed while it was replaced; the change is kept as {place}"),
+        ));
     }
 
     fn remove_directory(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
@@ -384,12 +400,30 @@ impl Applier<'_> {
             .set_mode(&task.path, mode | 0o700)
             .map_err(Trouble::system("set the directory's mode"))?;
         if mode & 0o700 != 0o700 {
-            self.closing.push((task.path.clone(), mode));
+            // Its owner has to get in until everything is in it: it is recorded when it is closed.
+            self.closing.push(task.clone());
+            return Ok(());
         }
-        self.record(task, Content::Directory, moment, rows)?;
-        if let Some(row) = rows.last_mut().filter(|_| mode & 0o700 != 0o700) {
-            row.stamp = Stamp::UNKNOWN;
+        self.record(task, Content::Directory, moment, rows)
+    }
+
+    /// Gives directories that shut out their owner their mode, now that everything is in them.
+    pub(super) fn close_directories(&mut self) -> Result<(), ApplyError> {
+        let moment = SystemTime::now();
+        let mut rows = Vec::new();
+        for task in std::mem::take(&mut self.closing).into_iter().rev() {
+            let closed = self.root.set_mode(&task.path, task.agreed.props.mode);
+            let recorded = closed
+                .map_err(Trouble::system("set the directory's mode"))
+                .and_then(|()| self.record(&task, Content::Directory, moment, &mut rows));
+            if let Err(trouble) = recorded {
+                self.fail(task.index, trouble);
+            }
         }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.index.transaction(|index| rows.iter().try_for_each(|stored| index.put(stored)))?;
         Ok(())
     }
 
@@ -408,23 +442,14 @@ impl Applier<'_> {
     /// conflict, else to the trash.
     fn make_room(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
         let Some(stat) = self.stat_expected(task)? else { return Ok(()) };
-        let displaced = self.withdraw(&task.path, &stat)?;
-        match (&task.beside, &task.old) {
-            (Beside::Aside(clash), Some(old)) => {
-                match self.staging.put_back(self.root, displaced, clash) {
-                    Ok(()) => {
-                        rows.push(self.clash_row(clash, old, Stamp::UNKNOWN, stat.inode));
-                        self.relocated.insert(task.index, (clash.clone(), old.clone()));
-                        Ok(())
-                    }
-                    Err((displaced, error)) => {
-                        self.keep_as_clash(displaced, &task.path)?;
-                        Err(Trouble::system("make the clash file")(error))
-                    }
-                }
-            }
-            _ => self.trash(displaced, &task.path),
-        }
+        let (Beside::Aside(clash), Some(old)) = (&task.beside, &task.old) else {
+            return self.withdraw(&task.path, &stat).map(|_| ());
+        };
+        self.root.rename(&task.path, clash).map_err(Trouble::system("make the clash file"))?;
+        // Whatever came between is a file of its own there, and is read by the next scan.
+        rows.push(self.clash_row(clash, old, Stamp::UNKNOWN, stat.inode));
+        self.relocated.insert(task.index, (clash.clone(), old.clone()));
+        Ok(())
     }
 
     /// Moves a staged file or symlink to its path.
@@ -449,14 +474,16 @@ impl Applier<'_> {
             Some(seen) => self.publish_over(task, staged, &seen, rows)?,
         }
         if let Some(leaves) = leaves {
-            self.leave_old_name(&leaves, rows);
-            self.set_final_props(&task.path, task.agreed.props)?;
+            if self.leave_old_name(&leaves, rows) {
+                self.set_final_props(&task.path, task.agreed.props)?;
+            }
+            return self.record_unread(task, content, moment, rows);
         }
         self.record(task, content, moment, rows)
     }
 
-    /// The content stands under its new name: the old one can go.
-    fn leave_old_name(&mut self, leaves: &Task, rows: &mut Vec<Stored>) {
+    /// The content stands under its new name: the old one can go. Says whether it did.
+    fn leave_old_name(&mut self, leaves: &Task, rows: &mut Vec<Stored>) -> bool {
         let displaced = self
             .stat_expected(leaves)
             .and_then(|stat| stat.map(|stat| self.withdraw(&leaves.path, &stat)).transpose());
@@ -464,8 +491,12 @@ impl Applier<'_> {
             Ok(displaced) => {
                 displaced.into_iter().for_each(|displaced| self.staging.drop_displaced(displaced));
                 rows.push(self.tombstone(leaves));
+                true
             }
-            Err(trouble) => self.fail(leaves.index, trouble),
+            Err(trouble) => {
+                self.fail(leaves.index, trouble);
+                false
+            }
         }
     }
 
@@ -520,17 +551,18 @@ impl Applier<'_> {
             },
             _ => None,
         };
-        let displaced = match self.staging.publish_over(self.root, staged, &task.path) {
-            Ok(displaced) => displaced,
-            Err((staged, error)) => {
-                self.staging.discard(staged);
-                if let Some((clash, _)) = aside {
-                    let undone = self.staging.withdraw(self.root, &clash);
-                    undone.into_iter().for_each(|link| self.staging.drop_displaced(link));
+        let displaced =
+            match self.staging.publish_over(self.root, staged, &self.names.trash, &task.path) {
+                Ok(displaced) => displaced,
+                Err((staged, error)) => {
+                    self.staging.discard(staged);
+                    if let Some((clash, _)) = aside {
+                        let undone = self.staging.withdraw(self.root, &self.names.trash, &clash);
+                        undone.into_iter().for_each(|link| self.staging.drop_displaced(link));
+                    }
+                    return Err(Trouble::system("move it into place")(error));
                 }
-                return Err(Trouble::system("move it into place")(error));
-            }
-        };
+            };
         let expected = seen.same_content(&displaced.stat);
         if let Some((clash, old)) = aside {
             let now = self.root.stat(&clash).ok().flatten();
@@ -542,11 +574,10 @@ impl Applier<'_> {
                 return Ok(());
             }
         }
-        if expected {
-            self.trash(displaced, &task.path)
-        } else {
-            self.keep_as_clash(displaced, &task.path)
+        if !expected {
+            self.keep_as_clash(displaced, &task.path);
         }
+        Ok(())
     }
 
     fn set_final_props(&self, path: &RelPath, props: Props) -> Result<(), Trouble> {

@@ -33,9 +33,9 @@ impl Applier<'_> {
             };
             match source {
                 Some((path, stored)) => {
-                    let leaves = removals
-                        .remove(&path)
-                        .filter(|_| !path.ancestors().any(|dir| blocked.contains(&dir)));
+                    // What lies in the place of something else has to go before that comes.
+                    let goes_first = path.ancestors().any(|dir| blocked.contains(&dir));
+                    let leaves = if goes_first { None } else { removals.remove(&path) };
                     self.stage_from(task, &path, &stored, leaves, removals, sorted);
                 }
                 None => sorted.fetches.extend(Fetching::of(task)),
@@ -113,6 +113,7 @@ impl Applier<'_> {
         removals: &mut HashMap<RelPath, Task>,
         sorted: &mut Sorted,
     ) {
+        let index = task.index;
         let staged = match &leaves {
             Some(_) => self.link_source(path, stored),
             None => self.copy_source(path, stored),
@@ -139,9 +140,12 @@ impl Applier<'_> {
                 match Fetching::of(task) {
                     Some(fetching) => sorted.fetches.push(fetching),
                     None => {
-                        let index =
+                        let source =
                             self.agreement.paths.iter().position(|stand| stand.path() == path);
-                        self.fail(index.unwrap_or_default(), trouble);
+                        if let Some(source) = source {
+                            self.fail(source, Trouble::changed("it could not be moved"));
+                        }
+                        self.fail(index, trouble);
                     }
                 }
             }

@@ -56,13 +56,16 @@ impl Exit {
         match error {
             SyncError::Filter(_) | SyncError::SameRoot => Exit::Usage,
             SyncError::Root { .. } | SyncError::State { .. } => Exit::FileIo,
-            SyncError::OtherFileSystem { .. } => Exit::Guard,
+            SyncError::OtherDirectory { .. } => Exit::Guard,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
             | SyncError::TooManyDeletions(_) => Exit::Guard,
             SyncError::Scan { error: ScanError::Root(_), .. } => Exit::FileIo,
             SyncError::Open { .. } if error.code() == ErrorCode::Busy => Exit::Guard,
             SyncError::Open { .. } => Exit::FileIo,
-            SyncError::Clone | SyncError::RolledBack | SyncError::Index(_) => Exit::Identity,
+            SyncError::Clone
+            | SyncError::RolledBack
+            | SyncError::StartAnew
+            | SyncError::Index(_) => Exit::Identity,
             SyncError::Scan { error: ScanError::Index(_), .. } => Exit::Identity,
             SyncError::Line(LineError::Io(_)) => Exit::Connection,
             SyncError::Line(LineError::Timeout(_)) => Exit::Timeout,
@@ -77,7 +80,7 @@ impl Exit {
                 ErrorCode::Incompatible => Exit::Incompatible,
                 ErrorCode::Root | ErrorCode::Io => Exit::FileIo,
                 ErrorCode::Busy | ErrorCode::Guard => Exit::Guard,
-                ErrorCode::Clone | ErrorCode::RolledBack => Exit::Identity,
+                ErrorCode::Clone | ErrorCode::RolledBack | ErrorCode::StartAnew => Exit::Identity,
                 ErrorCode::SameRoot => Exit::Usage,
                 ErrorCode::Other | ErrorCode::Protocol => Exit::Stream,
             },

@@ -111,13 +111,13 @@ fn names(options: &Options) -> (String, String) {
 struct Failed {
     text: String,
     exit: Exit,
-    /// A new identity was taken: the same run may succeed now.
+    /// An index will be set aside: the same run may succeed now.
     again: bool,
 }
 
 impl From<SyncError> for Failed {
     fn from(error: SyncError) -> Failed {
-        let again = matches!(error, SyncError::RolledBack);
+        let again = matches!(error, SyncError::RolledBack | SyncError::StartAnew);
         Failed { exit: Exit::of(&error), text: error.to_string(), again }
     }
 }

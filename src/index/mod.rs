@@ -54,6 +54,8 @@ pub struct Index {
     index_id: IndexId,
     sequence: u64,
     clock: u64,
+    /// Sequence and clock as they were when the index was opened: what peers can know at most.
+    at_start: (u64, u64),
     version_ids: HashMap<Version, i64>,
     versions: HashMap<i64, Version>,
 }
@@ -74,6 +76,11 @@ impl Index {
         self.sequence
     }
 
+    /// The highest sequence number that was given before this run: no peer can know a higher one.
+    pub fn sequence_at_start(&self) -> u64 {
+        self.at_start.0
+    }
+
     /// The next reading of the replica's clock: what this run's changes put into versions. It is
     /// kept with the first change that uses it.
     pub fn next_clock(&self) -> u64 {
@@ -84,7 +91,7 @@ impl Index {
     /// rolled back, and others know what it has forgotten.
     pub fn has_forgotten<H>(&self, row: &Row<H>) -> bool {
         let counter = |version: &Version| version.counter(self.replica);
-        counter(&row.content_version).max(counter(&row.props_version)) > self.clock
+        counter(&row.content_version).max(counter(&row.props_version)) > self.at_start.1
     }
 
     /// Runs `body` in one transaction: all of its changes, or none.

@@ -132,6 +132,7 @@ impl Index {
             index_id: IndexId([0; 8]),
             sequence: 0,
             clock: 0,
+            at_start: (0, 0),
             version_ids: HashMap::new(),
             versions: HashMap::new(),
         };
@@ -141,46 +142,56 @@ impl Index {
 
     fn read_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), Trouble> {
         let Some(replica) = self.meta::<16>("replica")? else {
-            return Ok(self.renew_identity(random)?);
+            return Ok(self.new_identity(random)?);
         };
+        if self.meta::<1>("rolled_back")?.is_some() {
+            let reason =
+                "it is older than what other roots know of it; was it restored from a backup?";
+            return Err(Trouble::Unusable(reason.into()));
+        }
         self.replica = ReplicaId(replica);
         let missing = || Trouble::Unusable("its identity is incomplete".into());
         self.index_id = IndexId(self.meta("index")?.ok_or_else(missing)?);
         self.sequence = u64::from_le_bytes(self.meta("sequence")?.ok_or_else(missing)?);
         self.clock = u64::from_le_bytes(self.meta("clock")?.ok_or_else(missing)?);
+        self.at_start = (self.sequence, self.clock);
         Ok(())
     }
 
-    /// Whether the root was on this file system last time; the first answer is yes, and is kept.
-    pub fn is_file_system(&mut self, now: u64) -> Result<bool, IndexError> {
+    /// Whether the root was this very directory last time (file system and inode); the first answer
+    /// is yes, and is kept.
+    pub fn is_directory(&mut self, identity: (u64, u64)) -> Result<bool, IndexError> {
+        let now = [identity.0.to_le_bytes(), identity.1.to_le_bytes()].concat();
         let before: Option<Vec<u8>> = self
             .db
-            .query_row("SELECT value FROM meta WHERE key = 'file_system'", [], |row| row.get(0))
+            .query_row("SELECT value FROM meta WHERE key = 'directory'", [], |row| row.get(0))
             .optional()?;
         match before {
-            Some(before) => Ok(before == now.to_le_bytes()),
-            None => self.put_meta("file_system", &now.to_le_bytes()).map(|()| true),
+            Some(before) => Ok(before == now),
+            None => self.put_meta("directory", &now).map(|()| true),
         }
     }
 
-    /// Takes a new replica id and index id and forgets every peer: after a rollback, numbers that
-    /// peers have seen would be given again under the old ones.
-    pub fn renew_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), IndexError> {
+    /// Takes a replica id and an index id for a new index.
+    fn new_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), IndexError> {
         let mut replica = [0; 16];
         let mut index_id = [0; 8];
         random(&mut replica);
         random(&mut index_id);
         self.transaction(|index| {
             index.put_meta("replica", &replica)?;
-            index.put_meta("index", &index_id)?;
-            index
-                .db
-                .execute_batch("DELETE FROM peers; DELETE FROM places; DELETE FROM pending;")?;
-            Ok(())
+            index.put_meta("index", &index_id)
         })?;
         self.replica = ReplicaId(replica);
         self.index_id = IndexId(index_id);
         Ok(())
+    }
+
+    /// Notes that this index was rolled back. Numbers that peers have seen would be given again
+    /// under its identity, and its rows would look older than they are: it is set aside when it is
+    /// opened next.
+    pub fn mark_rolled_back(&mut self) -> Result<(), IndexError> {
+        self.put_meta("rolled_back", &[1])
     }
 
     fn meta<const N: usize>(&self, key: &str) -> Result<Option<[u8; N]>, Trouble> {

@@ -223,8 +223,15 @@ impl Index {
         Ok(rows.into_iter().map(|stored| (stored.row.path.clone(), stored)).collect())
     }
 
-    /// What was announced has been done, or has been looked at.
+    /// What was announced has been done, or has been looked at; but for directories that shut out
+    /// their owner: these stay open, and announced, until everything is in them.
     pub fn forget_announced(&mut self) -> Result<(), IndexError> {
+        self.db.execute("DELETE FROM intents WHERE kind != 1 OR (mode & 448) = 448", [])?;
+        Ok(())
+    }
+
+    /// A session is complete: nothing is announced any more.
+    pub fn forget_all_announced(&mut self) -> Result<(), IndexError> {
         self.db.execute("DELETE FROM intents", [])?;
         Ok(())
     }

@@ -173,9 +173,10 @@ impl Root {
         self.path.join(OsStr::from_bytes(path.as_bytes()))
     }
 
-    /// The identity of the file system, which outlasts restarts as far as the system has one.
-    pub fn file_system(&self) -> io::Result<u64> {
-        Ok(fs::fstatvfs(&self.dir)?.f_fsid)
+    /// The identity of the directory: file system (which outlasts restarts as far as the system
+    /// has one) and inode.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        Ok((fs::fstatvfs(&self.dir)?.f_fsid, fs::fstat(&self.dir)?.st_ino))
     }
 
     /// Opens a directory of the tree; none is the root itself.

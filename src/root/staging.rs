@@ -33,17 +33,19 @@ pub struct Staged {
     name: OsString,
 }
 
-/// What stood at a path when something else was moved in.
+/// What stood at a path, now in the trash under a name of its own. It never lies anywhere else in
+/// between, so that a crash leaves it where a person can find it.
 #[derive(Debug)]
 pub struct Displaced {
-    staged: Staged,
+    dir: OwnedFd,
+    name: OsString,
     /// What it is.
     pub stat: Stat,
 }
 
 impl Staging {
     /// Makes the work directories if they are missing, and empties the stage: whatever an
-    /// interrupted run left there was not part of the tree. Only for the holder of the root's
+    /// interrupted run left there had not been part of the tree. Only for the holder of the root's
     /// lock.
     pub fn open(root: &Root) -> io::Result<Staging> {
         make_dir_if_missing(&root.dir, WORK_DIR.as_ref())?;
@@ -193,30 +195,41 @@ impl Staging {
     }
 
     /// Exchanges a staged file with what stands at a path, in one step, and hands over what stood
-    /// there.
+    /// there. The staged file goes to the trash's place first: after the exchange what was
+    /// displaced is in the trash already.
     pub fn publish_over(
         &self,
         root: &Root,
         staged: Staged,
+        run: &str,
         path: &RelPath,
     ) -> Result<Displaced, (Staged, io::Error)> {
-        let exchanged = root.parent(path).and_then(|(parent, name)| {
-            fs::renameat_with(&self.stage, &staged.name, &parent, name, RenameFlags::EXCHANGE)?;
-            Ok(Stat::from(&fs::statat(&self.stage, &staged.name, AtFlags::SYMLINK_NOFOLLOW)?))
+        let slot = self.move_to_trash(&self.stage, &staged.name, run, path);
+        let (dir, name) = match slot {
+            Ok(slot) => slot,
+            Err(error) => return Err((staged, error)),
+        };
+        let exchanged = root.parent(path).and_then(|(parent, target)| {
+            fs::renameat_with(&dir, &name, &parent, target, RenameFlags::EXCHANGE)?;
+            Ok(Stat::from(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?))
         });
         match exchanged {
-            Ok(stat) => Ok(Displaced { staged, stat }),
-            Err(error) => Err((staged, error)),
+            Ok(stat) => Ok(Displaced { dir, name, stat }),
+            Err(error) => {
+                // It is the staged file still: back to the stage, where it may be dropped.
+                let _ = fs::renameat(&dir, &name, &self.stage, &staged.name);
+                Err((staged, error))
+            }
         }
     }
 
-    /// Takes what stands at a path out of the tree.
-    pub fn withdraw(&self, root: &Root, path: &RelPath) -> io::Result<Displaced> {
+    /// Takes what stands at a path out of the tree, into the trash: `.psync/trash/<run>/<path>`,
+    /// the run named by its time.
+    pub fn withdraw(&self, root: &Root, run: &str, path: &RelPath) -> io::Result<Displaced> {
         let (parent, name) = root.parent(path)?;
-        let staged = Staged { name: self.fresh_name() };
-        fs::renameat_with(&parent, name, &self.stage, &staged.name, RenameFlags::NOREPLACE)?;
-        let stat = Stat::from(&fs::statat(&self.stage, &staged.name, AtFlags::SYMLINK_NOFOLLOW)?);
-        Ok(Displaced { staged, stat })
+        let (dir, name) = self.move_to_trash(&parent, name, run, path)?;
+        let stat = Stat::from(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+        Ok(Displaced { dir, name, stat })
     }
 
     /// Puts what was displaced at a path where nothing may stand.
@@ -226,39 +239,46 @@ impl Staging {
         displaced: Displaced,
         path: &RelPath,
     ) -> Result<(), (Displaced, io::Error)> {
-        let Displaced { staged, stat } = displaced;
-        self.publish_new(root, staged, path)
-            .map_err(|(staged, error)| (Displaced { staged, stat }, error))
+        let moved = root.parent(path).and_then(|(parent, name)| {
+            Ok(fs::renameat_with(
+                &displaced.dir,
+                &displaced.name,
+                &parent,
+                name,
+                RenameFlags::NOREPLACE,
+            )?)
+        });
+        moved.map_err(|error| (displaced, error))
     }
 
     /// Drops what was displaced: its content is safe under another name.
     pub fn drop_displaced(&self, displaced: Displaced) {
-        self.discard(displaced.staged);
+        // What cannot be removed stays in the trash.
+        let _ = fs::unlinkat(&displaced.dir, &displaced.name, AtFlags::empty());
     }
 
-    /// Moves what was displaced to the trash: `.psync/trash/<run>/<path>`, the run named by its
-    /// time. Where that name is taken a number is appended.
-    pub fn trash(&self, displaced: Displaced, run: &str, path: &RelPath) -> io::Result<()> {
-        let (parent, name) = path.split();
+    /// Moves a file into the trash, to the name that belongs to `path`; where that is taken a
+    /// number is appended.
+    fn move_to_trash(
+        &self,
+        from: &OwnedFd,
+        name: &OsStr,
+        run: &str,
+        path: &RelPath,
+    ) -> io::Result<(OwnedFd, OsString)> {
+        let (above, last) = path.split();
         let mut here = self.trash_dir(&self.trash, run.as_bytes())?;
-        for name in parent.into_iter().flat_map(|parent| parent.split(|&byte| byte == b'/')) {
+        for name in above.into_iter().flat_map(|above| above.split(|&byte| byte == b'/')) {
             here = self.trash_dir(&here, name)?;
         }
-        let mut target = OsStr::from_bytes(name).to_os_string();
+        let mut target = OsStr::from_bytes(last).to_os_string();
         for number in 1..1000 {
-            let moved = fs::renameat_with(
-                &self.stage,
-                &displaced.staged.name,
-                &here,
-                &target,
-                RenameFlags::NOREPLACE,
-            );
-            match moved {
-                Ok(()) => return Ok(()),
+            match fs::renameat_with(from, name, &here, &target, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok((here, target)),
                 Err(rustix::io::Errno::EXIST) => {
                     let suffix = format!(".{number}");
-                    let kept = name.len().min(255 - suffix.len());
-                    target = OsStr::from_bytes(&name[..kept]).to_os_string();
+                    let kept = last.len().min(255 - suffix.len());
+                    target = OsStr::from_bytes(&last[..kept]).to_os_string();
                     target.push(suffix);
                 }
                 Err(error) => return Err(error.into()),
@@ -303,6 +323,13 @@ fn hide_from_git(work: &OwnedFd) -> io::Result<()> {
 }
 
 impl Root {
+    /// Gives what stands at a path another name, where nothing may stand.
+    pub fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        let (from_parent, from_name) = self.parent(from)?;
+        let (to_parent, to_name) = self.parent(to)?;
+        Ok(fs::renameat_with(&from_parent, from_name, &to_parent, to_name, RenameFlags::NOREPLACE)?)
+    }
+
     /// Gives a file a second name, where nothing may stand.
     pub fn link(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
         let (from_parent, from_name) = self.parent(from)?;

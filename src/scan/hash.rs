@@ -40,7 +40,7 @@ pub(super) fn read_all(root: &Root, found: &[Found]) -> Vec<Result<Read1, Unread
     };
     let mut results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads().min(found.len())).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        threads.into_iter().flat_map(super::joined).collect()
     });
     results.sort_unstable_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()

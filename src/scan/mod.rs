@@ -91,6 +91,7 @@ pub fn scan(
     let mut seen = Vec::new();
     for (found, read) in found.into_iter().zip(read) {
         match read {
+            Ok(read) if is_left_open(&found.path, &read, &announced) => {}
             Ok(read) => seen.push(look(found, read, started)),
             Err(unread) => {
                 problems.extend(unread_problem(&found.path, unread));
@@ -128,6 +129,16 @@ fn unread_problem(path: &RelPath, unread: Unread) -> Option<Problem> {
         Unread::Refused(error) => (ProblemKind::Unreadable, format!("cannot be read: {error}")),
     };
     Some(Problem { kind, path: path.as_bytes().to_vec(), text })
+}
+
+/// A directory that an interrupted run made, and that has its mode only when everything is in it,
+/// is not this side's doing: the run that goes on will make it again.
+fn is_left_open(path: &RelPath, read: &Read1, announced: &Announced) -> bool {
+    let Some(intent) = announced.get(path) else { return false };
+    let (mode, meant) = (read.stat.mode, intent.row.props.mode);
+    let directories =
+        matches!((&read.content, &intent.row.content), (Content::Directory, Content::Directory));
+    directories && mode != meant && mode == meant | 0o700
 }
 
 /// A directory that was deleted by agreement, but stays because it holds files that are not
@@ -183,6 +194,11 @@ fn write(index: &mut Index, steps: Vec<Step>, forget_announced: bool) -> Result<
         }
         index.forget_announced()
     })
+}
+
+/// What a thread of the pool found. A fault in one is a fault of the run: its part is missing.
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Where each announced row is looked up.

@@ -62,7 +62,7 @@ pub(super) fn walk(
     let walker = Walker { root, known, rules, heap: &heap, report };
     let parts: Vec<Walked> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(|| walker.run())).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+        threads.into_iter().map(super::joined).collect()
     });
     let mut whole = Walked::default();
     for part in parts {

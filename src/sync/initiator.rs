@@ -38,7 +38,7 @@ pub fn initiate(
     request: &Request,
     report: &dyn Report,
 ) -> Result<Outcome, SyncError> {
-    let result = Initiator { site, line: &mut line, request, report }.run();
+    let result = Initiator { site, held_back: Vec::new(), line: &mut line, request, report }.run();
     match &result {
         Ok(_) => line.finish()?,
         // Whoever gave the error up knows it already.
@@ -52,6 +52,7 @@ pub fn initiate(
 
 struct Initiator<'a> {
     site: &'a mut Site,
+    held_back: Vec<RelPath>,
     line: &'a mut Line,
     request: &'a Request,
     report: &'a dyn Report,
@@ -105,19 +106,20 @@ impl Initiator<'_> {
             nonce,
             flow: self.request.flow,
             dry_run: self.request.dry_run,
-            accepts_empty: self.accepts_empty(),
+            accepts_empty: self.accepts_empty(Flow::ToResponder),
             filters: self.request.filters.clone(),
             places: places(&self.site.place),
         }
     }
 
-    /// Whoever mirrors, or gives a limit for deletions, answers for what goes.
-    fn accepts_empty(&self) -> bool {
-        self.request.delete_limit != DeleteLimit::Half || self.request.flow != Flow::TwoWay
+    /// Whether a tree that is empty now, and was not, is meant to be: whoever gives a limit for
+    /// deletions says so; and what is mirrored onto a tree fills it again.
+    fn accepts_empty(&self, filled_by: Flow) -> bool {
+        self.request.delete_limit != DeleteLimit::Half || self.request.flow == filled_by
     }
 
     fn scan(&mut self, rules: Rules) -> Result<Survey, SyncError> {
-        let allow_empty = self.accepts_empty();
+        let allow_empty = self.accepts_empty(Flow::ToInitiator);
         let survey =
             scan::scan(&self.site.root, &mut self.site.index, rules, allow_empty, self.report);
         let survey = survey.map_err(|error| SyncError::Scan {
@@ -145,17 +147,15 @@ impl Initiator<'_> {
             Coverage::Changes { since } => since,
             Coverage::Everything => 0,
         };
-        Ok(record::rows_to_state(
-            &mut self.site.index,
-            survey,
-            since,
-            peer.map(|peer| peer.replica),
-        )?)
+        let peer = peer.map(|peer| peer.replica);
+        let to_state = record::rows_to_state(&mut self.site.index, survey, since, peer)?;
+        self.held_back = to_state.held_back;
+        Ok(to_state.rows)
     }
 
     fn statement(&self, survey: &Survey, coverage: Coverage) -> Statement {
         Statement {
-            sequence: self.site.index.sequence(),
+            sequence: self.site.index.sequence_at_start(),
             live: survey.live,
             scope: survey.scope.digest(),
             coverage,
@@ -184,15 +184,16 @@ impl Initiator<'_> {
         }
     }
 
-    /// Where the peer knows more of this replica than it does itself, it becomes a new one.
+    /// Where the peer knows more of this replica than it does itself, its index is of no use.
     fn rolled_back(&mut self, error: ProtocolError) -> SyncError {
         match error {
             ProtocolError::Peer { code: ErrorCode::RolledBack, .. } => {
-                match self.site.index.renew_identity(&random) {
+                match self.site.index.mark_rolled_back() {
                     Ok(()) => SyncError::RolledBack,
                     Err(error) => error.into(),
                 }
             }
+            ProtocolError::Peer { code: ErrorCode::StartAnew, .. } => SyncError::StartAnew,
             other => other.into(),
         }
     }
@@ -214,8 +215,9 @@ impl Initiator<'_> {
             Verdict::Restate { since, first_contact } => (since, first_contact),
         };
         let coverage = if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
-        let rows = record::rows_to_state(&mut self.site.index, survey, since, Some(peer))?;
-        let rows = rows.iter().map(|stored| stored.row.stated(deciding.key())).collect();
+        let to_state = record::rows_to_state(&mut self.site.index, survey, since, Some(peer))?;
+        self.held_back = to_state.held_back;
+        let rows = to_state.rows.iter().map(|stored| stored.row.stated(deciding.key())).collect();
         let (messages, awaiting) = deciding.restate(self.statement(survey, coverage), rows);
         self.send_all(messages)?;
         let relation = Relation { first_contact: first_contact || known.is_none() };
@@ -235,7 +237,7 @@ impl Initiator<'_> {
             .filter_map(|stand| stand.responder.as_ref())
             .any(|row| self.site.index.has_forgotten(row))
         {
-            self.site.index.renew_identity(&random)?;
+            self.site.index.mark_rolled_back()?;
             return Err(SyncError::RolledBack);
         }
         let locals = self.locals(&paths, survey)?;
@@ -286,11 +288,13 @@ impl Initiator<'_> {
             our_scope: survey.scope.digest(),
             their_scope: statement.scope,
         };
+        let held_back = std::mem::take(&mut self.held_back);
         record::conclude(
             &mut self.site.index,
             &peer,
             &agreement,
             &closing,
+            held_back,
             self.request.names.now,
         )?;
         self.site.index.put_place(&self.request.location, welcome.replica)?;

@@ -1,7 +1,7 @@
 //! One sync, from top to bottom. A reader starts here.
 //!
 //! [`initiate`] and [`respond`] are the two ends. Each opens its [`Site`], scans, and states its
-//! rows; the initiator plans; both carry out their part ([`exchange`]) and record what they know
+//! rows; the initiator plans; both carry out their part (`exchange`) and record what they know
 //! of each other.
 
 mod exchange;
@@ -80,12 +80,12 @@ pub enum SyncError {
         /// What is wrong.
         error: OpenError,
     },
-    /// The root, whose state lives elsewhere, is not on the file system where it was.
+    /// The root, whose state lives elsewhere, is not the directory that it was.
     #[error(
-        "{path}: this is another file system than last time (is the right one mounted?); if it is meant to be, remove {state} and run again",
+        "{path}: this is another directory than last time (is the right file system mounted?); if it is meant to be, remove {state} and run again",
         path = .path.display(), state = .state.display()
     )]
-    OtherFileSystem {
+    OtherDirectory {
         /// The root.
         path: PathBuf,
         /// Its state directory.
@@ -122,7 +122,12 @@ pub enum SyncError {
     /// Both ends are one directory, or one lies in the other.
     #[error("one root is the other, or lies inside it: choose two separate directories")]
     SameRoot,
-    /// This replica's state was rolled back; a new identity was taken, and the run has to start anew.
+    /// The other end has to set its index aside: the run can start anew at once.
+    #[error(
+        "the state of the other root is older than what this side knows of it (was it restored from a backup?)"
+    )]
+    StartAnew,
+    /// This replica's state was rolled back and will be set aside: the run has to start anew.
     #[error(
         "the state of this root is older than what the other side knows of it (was it restored from a backup?)"
     )]
@@ -177,7 +182,7 @@ impl SyncError {
     pub fn code(&self) -> ErrorCode {
         match self {
             SyncError::Root { .. } => ErrorCode::Root,
-            SyncError::OtherFileSystem { .. } => ErrorCode::Guard,
+            SyncError::OtherDirectory { .. } => ErrorCode::Guard,
             SyncError::Open { error: OpenError::Busy, .. } => ErrorCode::Busy,
             SyncError::State { .. } | SyncError::Open { .. } | SyncError::Index(_) => ErrorCode::Io,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
@@ -193,6 +198,7 @@ impl SyncError {
             SyncError::Clone => ErrorCode::Clone,
             SyncError::SameRoot => ErrorCode::SameRoot,
             SyncError::RolledBack => ErrorCode::RolledBack,
+            SyncError::StartAnew => ErrorCode::StartAnew,
         }
     }
 

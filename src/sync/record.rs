@@ -24,7 +24,7 @@ pub(super) fn rows_to_state(
     survey: &Survey,
     since: u64,
     peer: Option<ReplicaId>,
-) -> Result<Vec<Stored>, IndexError> {
+) -> Result<ToState, IndexError> {
     let mut rows = index.rows_since(since)?;
     let pending = match peer {
         Some(peer) if since > 0 => index.pending(peer)?,
@@ -37,8 +37,19 @@ pub(super) fn rows_to_state(
         }
         rows.sort_by(|a, b| a.row.path.cmp(&b.row.path));
     }
+    let blind = rows.iter().filter(|stored| survey.is_blind(&stored.row.path));
+    let held_back = blind.map(|stored| stored.row.path.clone()).collect();
     rows.retain(|stored| survey.speaks_of(stored));
-    Ok(rows)
+    Ok(ToState { rows, held_back })
+}
+
+/// What a peer has to hear of.
+#[derive(Debug, Default)]
+pub(super) struct ToState {
+    /// The rows.
+    pub(super) rows: Vec<Stored>,
+    /// Paths whose rows cannot be vouched for now: to be told another time.
+    pub(super) held_back: Vec<RelPath>,
 }
 
 /// Whether this end can take part at a path, given what either side has there.
@@ -60,23 +71,32 @@ pub(super) fn conclude(
     peer: &Peer,
     agreement: &Agreement,
     closing: &Closing,
+    held_back: Vec<RelPath>,
     now: i64,
 ) -> Result<(), IndexError> {
     let failed: BTreeSet<u64> = closing.failures().map(|failure| failure.index).collect();
-    let mut pending = Vec::new();
+    let mut pending: BTreeSet<RelPath> = index.pending(peer.replica)?.into_iter().collect();
     let mut agreed = Vec::new();
     for (at, (stand, decision)) in agreement.paths.iter().zip(&agreement.decisions).enumerate() {
         if failed.contains(&(at as u64)) || decision.content == ContentDecision::Later {
-            pending.push(stand.path());
-        } else if decision.content != ContentDecision::Ignore {
-            agreed.push(stand.path());
+            pending.insert(stand.path().clone());
+            if let ContentDecision::KeepBoth { clash, .. } = &decision.content {
+                pending.insert(clash.clone());
+            }
+        } else {
+            pending.remove(stand.path());
+            if decision.content != ContentDecision::Ignore {
+                agreed.push(stand.path());
+            }
         }
     }
+    pending.extend(held_back);
     index.transaction(|index| {
         for path in agreed {
             index.mark_shared(path)?;
         }
-        index.set_pending(peer.replica, pending.into_iter())?;
+        index.set_pending(peer.replica, pending.iter())?;
+        index.forget_all_announced()?;
         index.put_peer(peer, now)
     })
 }

@@ -8,7 +8,7 @@ use psync_protocol::session::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
     StatementStep, common_version,
 };
-use psync_protocol::{CheckKey, Message, ProtocolError, Role};
+use psync_protocol::{CheckKey, Message, ProtocolError, RelPath, Role};
 
 use super::exchange::{self, Worker};
 use super::record::{self, Relation};
@@ -82,7 +82,16 @@ fn serve_root(
         .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
     let mut nonce = [0; 16];
     random(&mut nonce);
-    let responder = Responder { site: &mut site, line, hello, survey, nonce, names, report };
+    let responder = Responder {
+        site: &mut site,
+        held_back: Vec::new(),
+        line,
+        hello,
+        survey,
+        nonce,
+        names,
+        report,
+    };
     responder.run(awaiting)
 }
 
@@ -98,6 +107,7 @@ fn refuse_overlap(path: &Path, hello: &Hello) -> Result<(), SyncError> {
 
 struct Responder<'a> {
     site: &'a mut Site,
+    held_back: Vec<RelPath>,
     line: &'a mut Line,
     hello: Hello,
     survey: Survey,
@@ -176,13 +186,10 @@ impl Responder<'_> {
         }
         let knows_me = hello.expected == Some(me);
         let forgotten = stated.rows.iter().any(|row| self.site.index.has_forgotten(row));
-        if forgotten || knows_me && hello.processed > self.site.index.sequence() {
-            // It is this end that was rolled back: it becomes somebody new.
-            self.site.index.renew_identity(&random)?;
-            return Ok(match statement.coverage {
-                Coverage::Everything => Verdict::Proceed { first_contact: true },
-                Coverage::Changes { .. } => Verdict::Restate { since: 0, first_contact: true },
-            });
+        if forgotten || knows_me && hello.processed > self.site.index.sequence_at_start() {
+            // It is this end that was rolled back.
+            self.site.index.mark_rolled_back()?;
+            return Err(SyncError::StartAnew);
         }
         let first_contact = peer.is_none();
         let scope = self.survey.scope.digest();
@@ -256,12 +263,14 @@ impl Responder<'_> {
             Coverage::Everything => 0,
             Coverage::Changes { since } => since,
         };
-        let news = record::rows_to_state(
+        let to_state = record::rows_to_state(
             &mut self.site.index,
             &self.survey,
             since,
             Some(self.hello.replica),
         )?;
+        self.held_back = to_state.held_back;
+        let news = to_state.rows;
         let terms = Terms {
             their_key,
             our_key: &self.our_key(),
@@ -279,7 +288,7 @@ impl Responder<'_> {
 
     fn statement(&self, coverage: Coverage) -> Statement {
         Statement {
-            sequence: self.site.index.sequence(),
+            sequence: self.site.index.sequence_at_start(),
             live: self.survey.live,
             scope: self.survey.scope.digest(),
             coverage,
@@ -322,6 +331,13 @@ impl Responder<'_> {
             our_scope: self.survey.scope.digest(),
             their_scope: statement.scope,
         };
-        Ok(record::conclude(&mut self.site.index, &peer, &agreement, &closing, self.names.now)?)
+        Ok(record::conclude(
+            &mut self.site.index,
+            &peer,
+            &agreement,
+            &closing,
+            self.held_back,
+            self.names.now,
+        )?)
     }
 }

@@ -7,7 +7,7 @@ use psync_protocol::message::Problem;
 use psync_protocol::message::ProblemKind;
 
 use super::SyncError;
-use crate::index::{Index, Lock};
+use crate::index::{Index, Lock, OpenError};
 use crate::root::{Place, Root, Staging, StateHome, WORK_DIR};
 
 /// An end that is ready to scan.
@@ -23,7 +23,7 @@ pub struct Site {
     pub index: Index,
     /// What a person should hear of.
     pub notes: Vec<Problem>,
-    _lock: Lock,
+    _locks: (Lock, Option<Lock>),
 }
 
 impl Site {
@@ -37,6 +37,15 @@ impl Site {
             .map_err(|error| SyncError::State { path: path.to_path_buf(), error })?;
         let at = |error| SyncError::Open { path: path.to_path_buf(), error };
         let lock = Lock::take(&state).map_err(at)?;
+        // Two runs with state in different places still share the stage in the root.
+        let work = place.path.join(WORK_DIR);
+        let elsewhere = !state.starts_with(&place.path) && work.is_dir();
+        let stage_lock = match elsewhere.then(|| Lock::take(&work)) {
+            Some(Err(OpenError::Busy)) => return Err(at(OpenError::Busy)),
+            Some(Ok(lock)) => Some(lock),
+            // A root that cannot be written has no stage to share.
+            Some(Err(_)) | None => None,
+        };
         let staging = match Staging::open(&root) {
             Ok(staging) => staging,
             Err(error) if is_read_only(&error) => Staging::open_beside(&state)
@@ -45,9 +54,9 @@ impl Site {
         };
         let (mut index, set_aside) = Index::open(&state, random).map_err(at)?;
         if !state.starts_with(&place.path) {
-            let now = root.file_system().map_err(unusable)?;
-            if !index.is_file_system(now)? {
-                return Err(SyncError::OtherFileSystem { path: path.to_path_buf(), state });
+            let now = root.identity().map_err(unusable)?;
+            if !index.is_directory(now)? {
+                return Err(SyncError::OtherDirectory { path: path.to_path_buf(), state });
             }
         }
         let notes = set_aside.into_iter().map(|aside| Problem {
@@ -59,7 +68,7 @@ impl Site {
                 aside.path.display()
             ),
         });
-        Ok(Site { notes: notes.collect(), root, place, staging, index, _lock: lock })
+        Ok(Site { notes: notes.collect(), root, place, staging, index, _locks: (lock, stage_lock) })
     }
 
     /// Takes away a root that was made for a run which then put nothing into it.
