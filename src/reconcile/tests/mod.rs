@@ -1,8 +1,11 @@
 //! The rule matrix cell by cell, its properties, whole plans, and many replicas over time.
 
 mod clashes;
+mod guards;
+mod model;
 mod properties;
 mod table;
+mod whole_plans;
 
 use psync_protocol::message::Flow;
 use psync_protocol::{
