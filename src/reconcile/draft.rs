@@ -182,16 +182,12 @@ impl<'a> Drafter<'a> {
     fn follow_moves(&mut self) {
         for at in 0..self.paths.len() {
             for mover in [Role::Initiator, Role::Responder] {
-                let Content::Deleted { moved_to: Some(target) } = &self.row(mover, at).content
-                else {
-                    continue;
-                };
-                let Some(to) = self.index_of(target) else { continue };
+                let Some(to) = self.moved_to(mover, at) else { continue };
                 let editor = mover.other();
                 if let Content::Deleted { moved_to: Some(elsewhere) } =
                     &self.row(editor, at).content
                 {
-                    if elsewhere != target && mover == Role::Initiator {
+                    if elsewhere != self.paths[to].path() && mover == Role::Initiator {
                         self.moved_both.push(at);
                     }
                     continue;
@@ -202,6 +198,16 @@ impl<'a> Drafter<'a> {
                 }
             }
         }
+    }
+
+    /// Where a side has moved what stood at `at`, if it still stands there as it was. A tombstone
+    /// remembers its move for long: by now another content may be there, or nothing.
+    fn moved_to(&self, mover: Role, at: usize) -> Option<usize> {
+        let buried = self.row(mover, at);
+        let Content::Deleted { moved_to: Some(target) } = &buried.content else { return None };
+        let to = self.index_of(target)?;
+        let stands = self.row(mover, to).content.fingerprint();
+        (stands.is_some() && stands == buried.base).then_some(to)
     }
 
     /// Whether the edit at `at` wins over the move, and nothing else happened at `to`.

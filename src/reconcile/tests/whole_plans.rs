@@ -365,3 +365,36 @@ fn an_edit_that_followed_a_move_reaches_a_third_replica() {
     assert_eq!(b.tree(), c.tree());
     assert!(a.names().iter().any(|name| a.holds(name, "edited")));
 }
+
+#[test]
+fn an_edit_does_not_follow_to_a_place_where_something_else_is_now() {
+    let moved_and_edited = |a: &mut Replica| {
+        a.rename("f", "g");
+        a.write("g", "mine", 20);
+    };
+    after(
+        ONE,
+        moved_and_edited,
+        |b| b.write("f", "yours", 30),
+        |now, _| {
+            assert!(now.holds("g", "mine"));
+            assert!(now.holds("f", "yours"));
+        },
+    );
+}
+
+#[test]
+fn an_edit_does_not_follow_where_the_moved_file_was_deleted_later() {
+    let moved_and_deleted = |a: &mut Replica| {
+        a.rename("f", "g");
+        a.delete("g");
+    };
+    after(
+        ONE,
+        moved_and_deleted,
+        |b| b.write("f", "edited", 30),
+        |now, _| {
+            assert_eq!(now.names(), ["f"]);
+        },
+    );
+}
