@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use psync_protocol::message::{Flow, Mark};
-use psync_protocol::{Check, CheckKey, Content, RelPath, Row};
+use psync_protocol::{Check, CheckKey, Content, ContentHash, RelPath, Relation, Row};
 
 use super::{LocalAccess, Stored};
 
@@ -94,13 +94,27 @@ fn state_needed_directories<E>(
 fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {
     let Some(stored) = stored else { return Mark::Behind };
     let ours = &stored.row;
-    if !ours.stated(terms.their_key).same_state(row) {
+    if !ours.stated(terms.their_key).same_state(row) || was_moved_by_both(row, ours) {
         return Mark::Behind;
     }
     if ours.content_version == row.content_version && ours.props_version == row.props_version {
         return Mark::Equal;
     }
     Mark::Same { content: ours.content_version.clone(), props: ours.props_version.clone() }
+}
+
+/// Whether each side has moved the same thing to another place; the initiator tells a person.
+fn was_moved_by_both(row: &Row<Check>, ours: &Row<ContentHash>) -> bool {
+    match (&row.content, &ours.content) {
+        (
+            Content::Deleted { moved_to: Some(theirs) },
+            Content::Deleted { moved_to: Some(elsewhere) },
+        ) => {
+            let relation = row.content_version.compare(&ours.content_version);
+            theirs != elsewhere && relation == Relation::Concurrent
+        }
+        _ => false,
+    }
 }
 
 /// Whether the initiator cannot plan without seeing this end's row.

@@ -100,12 +100,13 @@ impl<'a> Drafter<'a> {
                 None => Row::absent(stand.path().clone()),
             })
             .collect();
-        // A mark tells that the responder has the same state: then its fingerprints are ours.
+        // A mark tells that the responder has the same state: then its fingerprints are ours. Two
+        // tombstones are the same state, though the content may have gone to different places.
         let theirs = paths
             .iter()
             .zip(&ours)
             .map(|(stand, ours): (_, &Row<Check>)| match (&stand.responder, &stand.initiator) {
-                (Some(row), Some(stated)) if row.same_state(stated) => {
+                (Some(row), Some(stated)) if row.same_state(stated) && row.content.is_live() => {
                     Row { content: ours.content.clone(), base: ours.base, ..row.clone() }
                 }
                 (Some(row), _) => row.clone(),
@@ -184,10 +185,9 @@ impl<'a> Drafter<'a> {
             for mover in [Role::Initiator, Role::Responder] {
                 let Some(to) = self.moved_to(mover, at) else { continue };
                 let editor = mover.other();
-                if let Content::Deleted { moved_to: Some(elsewhere) } =
-                    &self.row(editor, at).content
-                {
-                    if elsewhere != self.paths[to].path() && mover == Role::Initiator {
+                if let Some(elsewhere) = self.moved_to(editor, at) {
+                    if elsewhere != to && mover == Role::Initiator && self.both_stay(to, elsewhere)
+                    {
                         self.moved_both.push(at);
                     }
                     continue;
@@ -208,6 +208,11 @@ impl<'a> Drafter<'a> {
         let to = self.index_of(target)?;
         let stands = self.row(mover, to).content.fingerprint();
         (stands.is_some() && stands == buried.base).then_some(to)
+    }
+
+    /// Whether what each side moved is going to stand on both.
+    fn both_stay(&self, ours: usize, theirs: usize) -> bool {
+        self.context.flow == Flow::TwoWay && self.lives(ours) && self.lives(theirs)
     }
 
     /// Whether the edit at `at` wins over the move, and nothing else happened at `to`.

@@ -398,3 +398,26 @@ fn an_edit_does_not_follow_where_the_moved_file_was_deleted_later() {
         },
     );
 }
+
+#[test]
+fn a_file_moved_to_two_places_keeps_both_names_and_is_reported() {
+    after(
+        ONE,
+        |a| a.rename("f", "g"),
+        |b| b.rename("f", "h"),
+        |now, conflicts| {
+            assert_eq!(now.names(), ["g", "h"]);
+            assert_eq!(conflicts, [("f".to_string(), "moved-both")]);
+        },
+    );
+}
+
+#[test]
+fn of_a_file_moved_to_two_places_a_mirror_keeps_the_one_of_the_source() {
+    let [mut a, mut b] = pair(ONE);
+    a.rename("f", "g");
+    b.rename("f", "h");
+    let meeting = hold(&mut a, &mut b, Session { flow: Flow::ToResponder, ..WHOLE });
+    assert_eq!((a.names(), b.names()), (vec!["g".into()], vec!["g".into()]));
+    assert!(meeting.conflicts().is_empty());
+}
