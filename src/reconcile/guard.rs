@@ -1,7 +1,8 @@
 //! The guard against deleting more than a person can have meant.
 
+use psync_protocol::entry::Fingerprint;
 use psync_protocol::session::Paths;
-use psync_protocol::{Content, ContentDecision, Decision, Role};
+use psync_protocol::{Content, ContentDecision, ContentHash, Decision, Role};
 use std::collections::HashSet;
 
 use super::draft::Local;
@@ -76,19 +77,21 @@ fn count(paths: &Paths, locals: &[Local], decisions: &[Decision], on: Role) -> u
             None => {}
             Some(true) => left.extend(stand.path().ancestors()),
             Some(false) => {
-                let is_directory = match on {
-                    Role::Initiator => local
-                        .row
-                        .as_ref()
-                        .map(|stored| matches!(stored.row.content, Content::Directory)),
-                    Role::Responder => stand
-                        .responder
-                        .as_ref()
-                        .map(|row| matches!(row.content, Content::Directory)),
+                // Of what the responder does not state, the tombstone tells what it was.
+                let ours = local.row.as_ref().map(|stored| &stored.row);
+                let is_directory = match (on, &stand.responder) {
+                    (Role::Initiator, _) => {
+                        ours.is_some_and(|row| matches!(row.content, Content::Directory))
+                    }
+                    (Role::Responder, Some(row)) => matches!(row.content, Content::Directory),
+                    (Role::Responder, None) => {
+                        ours.is_some_and(|row| row.base == Some(ContentHash::DIRECTORY))
+                    }
                 };
-                match is_directory {
-                    Some(true) => directories.push(stand.path().clone()),
-                    Some(false) | None => deleted += 1,
+                if is_directory {
+                    directories.push(stand.path().clone());
+                } else {
+                    deleted += 1;
                 }
             }
         }

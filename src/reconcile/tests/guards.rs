@@ -90,3 +90,10 @@ fn a_person_may_set_the_limit() {
         assert_eq!(check(&meeting, 10, limit).is_ok(), passes, "{limit:?}");
     }
 }
+
+#[test]
+fn what_moves_is_not_deleted_and_neither_is_its_directory() {
+    let [a, b] = pair(20, |a| a.rename("d", "e/f"));
+    assert_eq!(counted(&a, &b), [0, 0]);
+    assert_eq!(counted(&b, &a), [0, 0]);
+}
