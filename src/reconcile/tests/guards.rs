@@ -97,3 +97,13 @@ fn what_moves_is_not_deleted_and_neither_is_its_directory() {
     assert_eq!(counted(&a, &b), [0, 0]);
     assert_eq!(counted(&b, &a), [0, 0]);
 }
+
+#[test]
+fn what_moved_and_was_deleted_afterwards_is_deleted() {
+    let [a, b] = pair(5, |a| {
+        a.rename("d", "e");
+        a.delete("e");
+    });
+    assert_eq!(counted(&a, &b), [0, 6]);
+    assert_eq!(counted(&b, &a), [6, 0]);
+}
