@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use psync_protocol::message::{Flow, Mark};
-use psync_protocol::{Check, CheckKey, Content, ContentHash, RelPath, Relation, Row};
+use psync_protocol::{Check, CheckKey, Content, ContentHash, RelPath, Relation, Row, Version};
 
 use super::{LocalAccess, Stored};
 
@@ -92,7 +92,15 @@ fn state_needed_directories<E>(
 }
 
 fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {
-    let Some(stored) = stored else { return Mark::Behind };
+    let Some(stored) = stored else {
+        return match &row.content {
+            // Nothing is here as nothing is there: there is nothing to delete.
+            Content::Deleted { .. } => {
+                Mark::Same { content: Version::default(), props: Version::default() }
+            }
+            Content::Directory | Content::File { .. } | Content::Symlink { .. } => Mark::Behind,
+        };
+    };
     let ours = &stored.row;
     if !ours.stated(terms.their_key).same_state(row) || was_moved_by_both(row, ours) {
         return Mark::Behind;

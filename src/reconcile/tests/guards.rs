@@ -107,3 +107,13 @@ fn what_moved_and_was_deleted_afterwards_is_deleted() {
     assert_eq!(counted(&a, &b), [0, 6]);
     assert_eq!(counted(&b, &a), [6, 0]);
 }
+
+#[test]
+fn what_came_and_went_between_two_sessions_is_not_counted() {
+    let [a, b] = pair(1, |a| {
+        (0..200).for_each(|n| a.write(&format!("tmp{n}"), "x", 20));
+        (0..200).for_each(|n| a.delete(&format!("tmp{n}")));
+    });
+    assert_eq!(counted(&a, &b), [0, 0]);
+    assert_eq!(counted(&b, &a), [0, 0]);
+}
