@@ -43,8 +43,13 @@ pub fn answer<E>(
         .map(|stored| (stored.row.path.clone(), stored.row.stated(terms.our_key)))
         .collect();
     let mut marks = Vec::with_capacity(stated.len());
+    let mut needed = HashSet::new();
     for row in stated {
         let (stored, access) = own(row)?;
+        if access == LocalAccess::Blind {
+            // It stays for now, and so do the directories that it is in.
+            needed.extend(row.path.ancestors());
+        }
         let mark = match access {
             LocalAccess::Ignored => Mark::Ignored,
             LocalAccess::Blind => Mark::Unusable,
@@ -63,7 +68,10 @@ pub fn answer<E>(
         }
         marks.push(mark);
     }
-    state_needed_directories(stated, terms, &mut own, &mut rows)?;
+    needed.extend(
+        rows.values().filter(|row| row.content.is_live()).flat_map(|row| row.path.ancestors()),
+    );
+    state_needed_directories(stated, &needed, terms, &mut own, &mut rows)?;
     Ok(Answered { marks, rows: rows.into_values().collect() })
 }
 
@@ -71,12 +79,11 @@ pub fn answer<E>(
 /// to see the directory.
 fn state_needed_directories<E>(
     stated: &[Row<Check>],
+    needed: &HashSet<RelPath>,
     terms: Terms<'_>,
     own: &mut impl FnMut(&Row<Check>) -> Result<(Option<Stored>, LocalAccess), E>,
     rows: &mut BTreeMap<RelPath, Row<Check>>,
 ) -> Result<(), E> {
-    let live = rows.values().filter(|row| row.content.is_live());
-    let needed: HashSet<RelPath> = live.flat_map(|row| row.path.ancestors()).collect();
     if needed.is_empty() {
         return Ok(());
     }

@@ -421,3 +421,16 @@ fn of_a_file_moved_to_two_places_a_mirror_keeps_the_one_of_the_source() {
     assert_eq!((a.names(), b.names()), (vec!["g".into()], vec!["g".into()]));
     assert!(meeting.conflicts().is_empty());
 }
+
+#[test]
+fn a_deleted_directory_with_an_unreadable_file_inside_stays_until_it_can_be_read() {
+    for at_initiator in [false, true] {
+        let [mut a, mut b] = pair(&[("d/f", "old"), ("d/g", "old")]);
+        let (changed, blind) = if at_initiator { (&mut b, &mut a) } else { (&mut a, &mut b) };
+        blind.blind.insert(path("d/f"));
+        changed.delete("d");
+        sync(&mut a, &mut b);
+        let blind = if at_initiator { &a } else { &b };
+        assert_eq!(blind.names(), ["d", "d/f"], "at the initiator: {at_initiator}");
+    }
+}
