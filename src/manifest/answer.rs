@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use psync_protocol::message::{Flow, Mark};
-use psync_protocol::{Check, CheckKey, Content, RelPath, Row};
+use psync_protocol::{Check, CheckKey, Content, ContentHash, RelPath, Relation, Row, Version};
 
 use super::{LocalAccess, Stored};
 
@@ -43,8 +43,13 @@ pub fn answer<E>(
         .map(|stored| (stored.row.path.clone(), stored.row.stated(terms.our_key)))
         .collect();
     let mut marks = Vec::with_capacity(stated.len());
+    let mut needed = HashSet::new();
     for row in stated {
         let (stored, access) = own(row)?;
+        if access == LocalAccess::Blind {
+            // It stays for now, and so do the directories that it is in.
+            needed.extend(row.path.ancestors());
+        }
         let mark = match access {
             LocalAccess::Ignored => Mark::Ignored,
             LocalAccess::Blind => Mark::Unusable,
@@ -63,7 +68,10 @@ pub fn answer<E>(
         }
         marks.push(mark);
     }
-    state_needed_directories(stated, terms, &mut own, &mut rows)?;
+    needed.extend(
+        rows.values().filter(|row| row.content.is_live()).flat_map(|row| row.path.ancestors()),
+    );
+    state_needed_directories(stated, &needed, terms, &mut own, &mut rows)?;
     Ok(Answered { marks, rows: rows.into_values().collect() })
 }
 
@@ -71,12 +79,11 @@ pub fn answer<E>(
 /// to see the directory.
 fn state_needed_directories<E>(
     stated: &[Row<Check>],
+    needed: &HashSet<RelPath>,
     terms: Terms<'_>,
     own: &mut impl FnMut(&Row<Check>) -> Result<(Option<Stored>, LocalAccess), E>,
     rows: &mut BTreeMap<RelPath, Row<Check>>,
 ) -> Result<(), E> {
-    let live = rows.values().filter(|row| row.content.is_live());
-    let needed: HashSet<RelPath> = live.flat_map(|row| row.path.ancestors()).collect();
     if needed.is_empty() {
         return Ok(());
     }
@@ -92,15 +99,37 @@ fn state_needed_directories<E>(
 }
 
 fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {
-    let Some(stored) = stored else { return Mark::Behind };
+    let Some(stored) = stored else {
+        return match &row.content {
+            // Nothing is here as nothing is there: there is nothing to delete.
+            Content::Deleted { .. } => {
+                Mark::Same { content: Version::default(), props: Version::default() }
+            }
+            Content::Directory | Content::File { .. } | Content::Symlink { .. } => Mark::Behind,
+        };
+    };
     let ours = &stored.row;
-    if !ours.stated(terms.their_key).same_state(row) {
+    if !ours.stated(terms.their_key).same_state(row) || was_moved_by_both(row, ours) {
         return Mark::Behind;
     }
     if ours.content_version == row.content_version && ours.props_version == row.props_version {
         return Mark::Equal;
     }
     Mark::Same { content: ours.content_version.clone(), props: ours.props_version.clone() }
+}
+
+/// Whether each side has moved the same thing to another place; the initiator tells a person.
+fn was_moved_by_both(row: &Row<Check>, ours: &Row<ContentHash>) -> bool {
+    match (&row.content, &ours.content) {
+        (
+            Content::Deleted { moved_to: Some(theirs) },
+            Content::Deleted { moved_to: Some(elsewhere) },
+        ) => {
+            let relation = row.content_version.compare(&ours.content_version);
+            theirs != elsewhere && relation == Relation::Concurrent
+        }
+        _ => false,
+    }
 }
 
 /// Whether the initiator cannot plan without seeing this end's row.

@@ -100,12 +100,13 @@ impl<'a> Drafter<'a> {
                 None => Row::absent(stand.path().clone()),
             })
             .collect();
-        // A mark tells that the responder has the same state: then its fingerprints are ours.
+        // A mark tells that the responder has the same state: then its fingerprints are ours. Two
+        // tombstones are the same state, though the content may have gone to different places.
         let theirs = paths
             .iter()
             .zip(&ours)
             .map(|(stand, ours): (_, &Row<Check>)| match (&stand.responder, &stand.initiator) {
-                (Some(row), Some(stated)) if row.same_state(stated) => {
+                (Some(row), Some(stated)) if row.same_state(stated) && row.content.is_live() => {
                     Row { content: ours.content.clone(), base: ours.base, ..row.clone() }
                 }
                 (Some(row), _) => row.clone(),
@@ -182,16 +183,11 @@ impl<'a> Drafter<'a> {
     fn follow_moves(&mut self) {
         for at in 0..self.paths.len() {
             for mover in [Role::Initiator, Role::Responder] {
-                let Content::Deleted { moved_to: Some(target) } = &self.row(mover, at).content
-                else {
-                    continue;
-                };
-                let Some(to) = self.index_of(target) else { continue };
+                let Some(to) = self.moved_to(mover, at) else { continue };
                 let editor = mover.other();
-                if let Content::Deleted { moved_to: Some(elsewhere) } =
-                    &self.row(editor, at).content
-                {
-                    if elsewhere != target && mover == Role::Initiator {
+                if let Some(elsewhere) = self.moved_to(editor, at) {
+                    if elsewhere != to && mover == Role::Initiator && self.both_stay(to, elsewhere)
+                    {
                         self.moved_both.push(at);
                     }
                     continue;
@@ -202,6 +198,21 @@ impl<'a> Drafter<'a> {
                 }
             }
         }
+    }
+
+    /// Where a side has moved what stood at `at`, if it still stands there as it was. A tombstone
+    /// remembers its move for long: by now another content may be there, or nothing.
+    fn moved_to(&self, mover: Role, at: usize) -> Option<usize> {
+        let buried = self.row(mover, at);
+        let Content::Deleted { moved_to: Some(target) } = &buried.content else { return None };
+        let to = self.index_of(target)?;
+        let stands = self.row(mover, to).content.fingerprint();
+        (stands.is_some() && stands == buried.base).then_some(to)
+    }
+
+    /// Whether what each side moved is going to stand on both.
+    fn both_stay(&self, ours: usize, theirs: usize) -> bool {
+        self.context.flow == Flow::TwoWay && self.lives(ours) && self.lives(theirs)
     }
 
     /// Whether the edit at `at` wins over the move, and nothing else happened at `to`.

@@ -1,7 +1,8 @@
 //! The guard against deleting more than a person can have meant.
 
-use psync_protocol::session::Paths;
-use psync_protocol::{Content, ContentDecision, Decision, Role};
+use psync_protocol::entry::Fingerprint;
+use psync_protocol::session::{Paths, Stand};
+use psync_protocol::{Content, ContentDecision, ContentHash, Decision, RelPath, Role};
 use std::collections::HashSet;
 
 use super::draft::Local;
@@ -63,32 +64,35 @@ fn count(paths: &Paths, locals: &[Local], decisions: &[Decision], on: Role) -> u
     let mut deleted = 0;
     let mut directories = Vec::new();
     let mut left = HashSet::new();
+    let alive = alive(paths, locals, on.other());
     for ((stand, local), decision) in paths.iter().zip(locals).zip(decisions) {
         let ContentDecision::Take(from) = decision.content else { continue };
         if from == on {
             continue;
         }
         let moved_to = match from {
-            Role::Initiator => gone(&local.row.as_ref().map(|stored| &stored.row.content)),
-            Role::Responder => gone(&stand.responder.as_ref().map(|row| &row.content)),
+            Role::Initiator => gone(local.row.as_ref().map(|stored| &stored.row.content), &alive),
+            Role::Responder => gone(stand.responder.as_ref().map(|row| &row.content), &alive),
         };
         match moved_to {
             None => {}
             Some(true) => left.extend(stand.path().ancestors()),
             Some(false) => {
-                let is_directory = match on {
-                    Role::Initiator => local
-                        .row
-                        .as_ref()
-                        .map(|stored| matches!(stored.row.content, Content::Directory)),
-                    Role::Responder => stand
-                        .responder
-                        .as_ref()
-                        .map(|row| matches!(row.content, Content::Directory)),
+                // Of what the responder does not state, the tombstone tells what it was.
+                let ours = local.row.as_ref().map(|stored| &stored.row);
+                let is_directory = match (on, &stand.responder) {
+                    (Role::Initiator, _) => {
+                        ours.is_some_and(|row| matches!(row.content, Content::Directory))
+                    }
+                    (Role::Responder, Some(row)) => matches!(row.content, Content::Directory),
+                    (Role::Responder, None) => {
+                        ours.is_some_and(|row| row.base == Some(ContentHash::DIRECTORY))
+                    }
                 };
-                match is_directory {
-                    Some(true) => directories.push(stand.path().clone()),
-                    Some(false) | None => deleted += 1,
+                if is_directory {
+                    directories.push(stand.path().clone());
+                } else {
+                    deleted += 1;
                 }
             }
         }
@@ -97,11 +101,22 @@ fn count(paths: &Paths, locals: &[Local], decisions: &[Decision], on: Role) -> u
     deleted + directories.iter().filter(|dir| !left.contains(dir)).count() as u64
 }
 
-/// None: nothing is deleted. Otherwise whether it went elsewhere.
-fn gone<H>(content: &Option<&Content<H>>) -> Option<bool> {
+/// Where something stands on a side, of the paths of the plan.
+fn alive<'a>(paths: &'a Paths, locals: &[Local], on: Role) -> HashSet<&'a RelPath> {
+    let is_live = |(stand, local): &(&Stand, &Local)| match on {
+        Role::Initiator => local.row.as_ref().is_some_and(|stored| stored.row.content.is_live()),
+        Role::Responder => stand.responder.as_ref().is_some_and(|row| row.content.is_live()),
+    };
+    paths.iter().zip(locals).filter(is_live).map(|(stand, _)| stand.path()).collect()
+}
+
+/// None: nothing is deleted. Otherwise whether it went elsewhere and is still there.
+fn gone<H>(content: Option<&Content<H>>, alive: &HashSet<&RelPath>) -> Option<bool> {
     match content {
-        Some(Content::Deleted { moved_to }) => Some(moved_to.is_some()),
-        Some(_) => None,
+        Some(Content::Deleted { moved_to }) => {
+            Some(moved_to.as_ref().is_some_and(|to| alive.contains(to)))
+        }
+        Some(Content::Directory | Content::File { .. } | Content::Symlink { .. }) => None,
         None => Some(false),
     }
 }

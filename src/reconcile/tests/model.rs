@@ -1,0 +1,480 @@
+//! Replicas in memory: rows without files, and sessions between them over the pure functions that
+//! real sessions use.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use psync_protocol::decision::{Agreed, Planner};
+use psync_protocol::manifest::ManifestReader;
+use psync_protocol::message::Flow;
+use psync_protocol::session::Paths;
+use psync_protocol::{
+    Check, CheckKey, Content, ContentDecision, ContentHash, Decision, Props, RelPath, ReplicaId,
+    Role, Row, Version,
+};
+
+use super::{Context, TWO_WAY, path, time};
+use crate::manifest::{LocalAccess, Stamp, Stored, Terms, answer, fold, unfold};
+use crate::reconcile::{Draft, Keys, Local, draft};
+
+/// One replica.
+#[derive(Debug, Clone)]
+pub(super) struct Replica {
+    pub(super) id: ReplicaId,
+    clock: u64,
+    sequence: u64,
+    rows: BTreeMap<RelPath, (Stored, u64)>,
+    peers: HashMap<ReplicaId, Peer>,
+    pub(super) ignored: BTreeSet<RelPath>,
+    pub(super) blind: BTreeSet<RelPath>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Peer {
+    ours: u64,
+    theirs: u64,
+    pending: BTreeSet<RelPath>,
+}
+
+/// What a person does between two sessions, recorded as a scan records it.
+impl Replica {
+    pub(super) fn new(id: u8) -> Replica {
+        Replica {
+            id: ReplicaId([id; 16]),
+            clock: 0,
+            sequence: 0,
+            rows: BTreeMap::new(),
+            peers: HashMap::new(),
+            ignored: BTreeSet::new(),
+            blind: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn row(&self, name: &RelPath) -> Option<&Stored> {
+        self.rows.get(name).map(|(stored, _)| stored)
+    }
+
+    fn live(&self, name: &RelPath) -> Option<&Stored> {
+        self.row(name).filter(|stored| stored.row.content.is_live())
+    }
+
+    fn put(&mut self, stored: Stored) {
+        self.sequence += 1;
+        self.rows.insert(stored.row.path.clone(), (stored, self.sequence));
+    }
+
+    fn bump(&self, version: &Version) -> Version {
+        version.bump(self.id, self.clock)
+    }
+
+    /// The rules of `scan::changes`.
+    fn advance(&mut self, name: &RelPath, content: Content<ContentHash>, props: Props) {
+        let absent = || Stored {
+            row: Row::absent(name.clone()),
+            stamp: Stamp::UNKNOWN,
+            inode: 0,
+            shared: false,
+            deleted_at: 0,
+        };
+        let Stored { mut row, mut shared, .. } = self.row(name).cloned().unwrap_or_else(absent);
+        let was_live = row.content.is_live();
+        let content_changed = !row.content.same(&content);
+        if content_changed {
+            if shared || !was_live {
+                row.base = row.content.fingerprint();
+            }
+            shared = false;
+            row.content_version = self.bump(&row.content_version);
+            if !was_live || matches!(row.content, Content::Directory) {
+                row.agreed_mode = props.mode;
+            }
+            row.content = content;
+        }
+        if row.props != props || !was_live {
+            row.props_version = self.bump(&row.props_version);
+            row.props = props;
+        }
+        self.put(Stored { row, shared, ..absent() });
+    }
+
+    fn bury(&mut self, name: &RelPath, moved_to: Option<RelPath>) {
+        let mut stored = self.live(name).expect("only what is there is deleted").clone();
+        if stored.shared {
+            stored.row.base = stored.row.content.fingerprint();
+        }
+        stored.row.content = Content::Deleted { moved_to };
+        stored.row.content_version = self.bump(&stored.row.content_version);
+        stored.row.agreed_mode = stored.row.props.mode;
+        stored.row.props = Props::default();
+        stored.shared = false;
+        self.put(stored);
+    }
+
+    fn make_parents(&mut self, name: &RelPath) {
+        let mut parents: Vec<RelPath> = name.ancestors().collect();
+        parents.reverse();
+        for parent in parents {
+            if self.live(&parent).is_none() {
+                let props = Props { mode: 0o755, ..Props::default() };
+                self.advance(&parent, Content::Directory, props);
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, name: &str, text: &str, at: i64) {
+        self.clock += 1;
+        let name = path(name);
+        self.make_parents(&name);
+        let mode = self.live(&name).map_or(0o644, |stored| stored.row.props.mode);
+        let hash = ContentHash::of_bytes(text.as_bytes());
+        let content = Content::File { size: text.len() as u64, hash };
+        self.advance(&name, content, Props { mode, mtime: time(at) });
+    }
+
+    pub(super) fn mkdir(&mut self, name: &str) {
+        self.clock += 1;
+        self.make_parents(&path(&format!("{name}/x")));
+    }
+
+    pub(super) fn set_props(&mut self, name: &str, props: Props) {
+        self.clock += 1;
+        let content = self.live(&path(name)).unwrap().row.content.clone();
+        self.advance(&path(name), content, props);
+    }
+
+    /// A directory goes with what is in it.
+    pub(super) fn delete(&mut self, name: &str) {
+        self.clock += 1;
+        for name in self.tree_below(name) {
+            self.bury(&name, None);
+        }
+    }
+
+    /// A directory goes with what is in it.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        self.clock += 1;
+        let target = |name: &RelPath| {
+            path(&format!("{to}{}", &String::from_utf8_lossy(name.as_bytes())[from.len()..]))
+        };
+        self.make_parents(&path(to));
+        for name in self.tree_below(from) {
+            let row = self.live(&name).unwrap().row.clone();
+            let has_content = matches!(row.content, Content::File { size: 1.., .. });
+            self.advance(&target(&name), row.content, row.props);
+            self.bury(&name, has_content.then(|| target(&name)));
+        }
+    }
+
+    fn tree_below(&self, name: &str) -> Vec<RelPath> {
+        let top = path(name);
+        let inside = |name: &&RelPath| **name == top || name.is_below(&top);
+        let live = self.rows.keys().filter(inside).filter(|name| self.live(name).is_some());
+        live.cloned().collect()
+    }
+
+    /// Every live path with its content and properties.
+    pub(super) fn tree(&self) -> BTreeMap<RelPath, (Content<ContentHash>, Props)> {
+        let live = self.rows.iter().filter(|(_, (stored, _))| stored.row.content.is_live());
+        live.map(|(name, (stored, _))| {
+            (name.clone(), (stored.row.content.clone(), stored.row.props))
+        })
+        .collect()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.live(&path(name)).is_some()
+    }
+
+    pub(super) fn holds(&self, name: &str, text: &str) -> bool {
+        let hash = ContentHash::of_bytes(text.as_bytes());
+        self.live(&path(name)).is_some_and(|stored| stored.row.content.fingerprint() == Some(hash))
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.tree().keys().map(RelPath::to_string).collect()
+    }
+
+    /// Whether a session with this peer would be the first.
+    pub(super) fn knows(&self, peer: &Replica) -> bool {
+        self.peers.contains_key(&peer.id)
+    }
+
+    fn access(&self, name: &RelPath) -> LocalAccess {
+        if self.blind.contains(name) {
+            LocalAccess::Blind
+        } else if self.ignored.contains(name) {
+            LocalAccess::Ignored
+        } else {
+            LocalAccess::Open
+        }
+    }
+
+    fn news(&self, since: u64, peer: Option<&Peer>) -> Vec<Stored> {
+        let pending = |name| peer.is_some_and(|peer| peer.pending.contains(name));
+        self.rows
+            .iter()
+            .filter(|(name, (_, sequence))| *sequence > since || pending(name))
+            .filter(|(name, _)| self.access(name) == LocalAccess::Open)
+            .map(|(_, (stored, _))| stored.clone())
+            .collect()
+    }
+}
+
+/// How a session goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    pub(super) flow: Flow,
+    pub(super) stamp: &'static str,
+    /// After how many paths the line breaks, on each side.
+    pub(super) breaks: Option<[usize; 2]>,
+}
+
+/// A whole session in both directions.
+pub(super) const WHOLE: Session =
+    Session { flow: Flow::TwoWay, stamp: "202611020304", breaks: None };
+
+/// A session that was held, with what it was about.
+#[derive(Debug)]
+pub(super) struct Meeting {
+    pub(super) paths: Paths,
+    at_responder: Paths,
+    pub(super) locals: Vec<Local>,
+    pub(super) draft: Draft,
+    /// How many rows the initiator stated, and how many directories as moved.
+    pub(super) stated: (usize, usize),
+}
+
+impl Meeting {
+    pub(super) fn decision(&self, name: &str) -> &Decision {
+        let at = self.paths.iter().position(|stand| *stand.path() == path(name));
+        &self.draft.decisions[at.expect("the path is in the plan")]
+    }
+
+    pub(super) fn conflicts(&self) -> Vec<(String, &'static str)> {
+        let told =
+            |conflict: &crate::report::Conflict| (conflict.path.to_string(), conflict.kind.name());
+        self.draft.conflicts.iter().map(told).collect()
+    }
+}
+
+/// Holds a whole two-way session.
+pub(super) fn sync(a: &mut Replica, b: &mut Replica) -> Meeting {
+    hold(a, b, WHOLE)
+}
+
+/// Holds a session that `a` starts.
+pub(super) fn hold(a: &mut Replica, b: &mut Replica, terms: Session) -> Meeting {
+    let planned = plan(a, b, terms);
+    a.clock += 1;
+    let planner = Planner { replica: a.id, counter: a.clock };
+    let mut both = [planned.paths.clone(), planned.at_responder.clone()];
+    both.iter_mut().for_each(|paths| paths.add_extra(planned.draft.extra.clone()).unwrap());
+    let before = [a.clone(), b.clone()];
+    for (role, end) in [(Role::Initiator, &mut *a), (Role::Responder, &mut *b)] {
+        let side = usize::from(role == Role::Responder);
+        let cut = terms.breaks.map_or(usize::MAX, |cuts| cuts[side]);
+        let plan = Carried { role, paths: &both[side], planner, before: &before };
+        let decisions = planned.draft.decisions.iter().enumerate().take(cut);
+        let rows: Vec<Stored> =
+            decisions.flat_map(|(at, decision)| plan.rows(at, decision)).collect();
+        rows.into_iter().for_each(|stored| end.put(stored));
+    }
+    if terms.breaks.is_none() {
+        conclude(a, b, &both[0], &planned.draft.decisions);
+    }
+    planned
+}
+
+/// Makes the plan of a session and carries nothing out.
+pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
+    let keys = [CheckKey::new(a.id, &[8; 16]), CheckKey::new(b.id, &[9; 16])];
+    let first_contact = !a.knows(b) || !b.knows(a);
+    let a_knows = a.peers.get(&b.id);
+    let news = a.news(a_knows.map_or(0, |peer| peer.ours), a_knows);
+    let (told, moved) = fold_and_unfold(&news, a, b);
+    let stated: Vec<_> = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
+    let b_knows = b.peers.get(&a.id);
+    let heard = on_the_line(&stated, &keys[0]);
+    let answered = answer(
+        &heard,
+        b.news(a_knows.map_or(0, |peer| peer.theirs), b_knows),
+        Terms { their_key: &keys[0], our_key: &keys[1], flow: terms.flow, first_contact },
+        |row| Ok::<_, ()>((b.row(&row.path).cloned(), b.access(&row.path))),
+    );
+    let answered = answered.unwrap();
+    let at_responder = Paths::join(heard, &answered.marks, answered.rows.clone());
+    let answer = on_the_line(&answered.rows, &keys[1]);
+    let paths = Paths::join(stated, &answered.marks, answer);
+    let locals: Vec<Local> = paths
+        .iter()
+        .map(|stand| Local {
+            row: a.row(stand.path()).cloned(),
+            access: match &stand.initiator {
+                Some(_) => LocalAccess::Open,
+                None => a.access(stand.path()),
+            },
+        })
+        .collect();
+    let tie = if a.id > b.id { Role::Initiator } else { Role::Responder };
+    let context = Context { flow: terms.flow, first_contact, tie, ..TWO_WAY };
+    let both = Keys { initiator: &keys[0], responder: &keys[1] };
+    let mut is_taken = |name: &RelPath| a.row(name).is_some();
+    let draft = draft(&paths, &locals, both, &context, terms.stamp, &mut is_taken);
+    Meeting { paths, at_responder, locals, draft, stated: (told, moved) }
+}
+
+/// How many rows, and how many directories, cross the line; checks that the other end makes the
+/// very same rows of them, or none.
+fn fold_and_unfold(news: &[Stored], a: &Replica, b: &Replica) -> (usize, usize) {
+    let folded = fold(news, a.id);
+    let mut rows: Vec<_> = folded.told.iter().map(|&at| news[at].row.clone()).collect();
+    for moved in &folded.moved {
+        let own: Vec<Stored> = b
+            .rows
+            .iter()
+            .filter(|(name, _)| **name == moved.from || name.is_below(&moved.from))
+            .map(|(_, (stored, _))| stored.clone())
+            .collect();
+        match unfold(moved, &own, a.id) {
+            Some(more) => rows.extend(more),
+            None => return (news.len(), 0),
+        }
+    }
+    rows.sort_by(|x, y| x.path.cmp(&y.path));
+    let key = CheckKey::new(a.id, &[0; 16]);
+    let meant: Vec<_> = news.iter().map(|stored| stored.row.stated(&key)).collect();
+    let made: Vec<_> = rows.iter().map(|row| row.stated(&key)).collect();
+    let meant = on_the_line(&meant, &key);
+    assert_eq!(on_the_line(&made, &key), meant, "unfolding makes the rows that were folded");
+    (folded.told.len(), folded.moved.len())
+}
+
+/// Rows as the other end reads them.
+fn on_the_line(rows: &[Row<Check>], key: &CheckKey) -> Vec<Row<Check>> {
+    let mut reader = ManifestReader::new(key.clone());
+    for batch in psync_protocol::manifest::encode(rows) {
+        reader.batch(&batch).unwrap();
+    }
+    reader.finish().unwrap()
+}
+
+fn conclude(a: &mut Replica, b: &mut Replica, paths: &Paths, decisions: &[Decision]) {
+    let (a_id, b_id) = (a.id, b.id);
+    let sequences = (a.sequence, b.sequence);
+    let later = |decision: &Decision| decision.content == ContentDecision::Later;
+    let pending: BTreeSet<RelPath> = paths
+        .iter()
+        .zip(decisions)
+        .filter(|(_, decision)| later(decision))
+        .map(|(stand, _)| stand.path().clone())
+        .collect();
+    for (end, peer, ours, theirs) in
+        [(&mut *a, b_id, sequences.0, sequences.1), (&mut *b, a_id, sequences.1, sequences.0)]
+    {
+        for (stand, decision) in paths.iter().zip(decisions) {
+            if let (false, Some((stored, _))) =
+                (decision.is_postponed(), end.rows.get_mut(stand.path()))
+            {
+                stored.shared = true;
+                stored.row.agreed_mode = stored.row.props.mode;
+            }
+        }
+        end.peers.insert(peer, Peer { ours, theirs, pending: pending.clone() });
+    }
+}
+
+/// The rules of `apply::task`, for one end.
+struct Carried<'a> {
+    role: Role,
+    paths: &'a Paths,
+    planner: Planner,
+    before: &'a [Replica; 2],
+}
+
+impl Carried<'_> {
+    fn of(&self, role: Role, at: usize) -> Option<&Stored> {
+        let end = match role {
+            Role::Initiator => &self.before[0],
+            Role::Responder => &self.before[1],
+        };
+        end.row(self.paths[at].path())
+    }
+
+    /// The rows that one decision makes true.
+    fn rows(&self, at: usize, decision: &Decision) -> Vec<Stored> {
+        let stand = &self.paths[at];
+        let absent = Row::absent(stand.path().clone());
+        let initiator = stand.initiator.as_ref().unwrap_or(&absent);
+        let responder = stand.responder.as_ref().unwrap_or(&absent);
+        let agreed = decision.agreed(initiator, responder, self.planner);
+        let old = self.of(self.role, at);
+        let gone = Content::Deleted { moved_to: None };
+        let own = old.map_or(gone.clone(), |old| old.row.content.clone());
+        let settle = |content| settled(&agreed, content, old, stand.path().clone());
+        let row = match &decision.content {
+            ContentDecision::Ignore | ContentDecision::Later => return Vec::new(),
+            ContentDecision::Agree => settle(own),
+            ContentDecision::Take(from) => settle(self.taken(*from, at, own)),
+            ContentDecision::MovedAway(mover) if *mover == self.role => settle(own),
+            ContentDecision::MovedAway(_) => settle(gone),
+            ContentDecision::Arrive { from, source } => {
+                settle(self.of(*from, *source).unwrap().row.content.clone())
+            }
+            ContentDecision::KeepBoth { winner, clash } => {
+                let loser = winner.other();
+                let stated = stand.of(loser).expect("the loser's row was stated");
+                let fresh = Version::default().bump(self.planner.replica, self.planner.counter);
+                let fresh = Agreed {
+                    props: stated.props,
+                    content_version: fresh.clone(),
+                    props_version: fresh,
+                };
+                let content = self.of(loser, at).unwrap().row.content.clone();
+                let aside = settled(&fresh, content, None, clash.clone());
+                return vec![aside, settle(self.taken(*winner, at, own))];
+            }
+        };
+        match old {
+            Some(old) if old.row == row.row => Vec::new(),
+            _ => vec![row],
+        }
+    }
+
+    /// What stands at a path once `from`'s content is taken.
+    fn taken(&self, from: Role, at: usize, own: Content<ContentHash>) -> Content<ContentHash> {
+        if from == self.role {
+            return own;
+        }
+        let stated = self.paths[at].of(from).expect("what is taken was stated");
+        let theirs = self.of(from, at).map(|stored| &stored.row.content);
+        match theirs {
+            _ if !stated.content.is_live() && !own.is_live() => own,
+            Some(content) if content.is_live() => content.clone(),
+            Some(_) | None => Content::Deleted { moved_to: None },
+        }
+    }
+}
+
+fn settled(
+    agreed: &Agreed,
+    content: Content<ContentHash>,
+    old: Option<&Stored>,
+    name: RelPath,
+) -> Stored {
+    let base = match old {
+        Some(old) if old.row.content.same(&content) => old.row.base,
+        Some(old) => old.row.content.fingerprint(),
+        None => None,
+    };
+    let live = content.is_live();
+    let props = if live { agreed.props } else { Props::default() };
+    let row = Row {
+        path: name,
+        content,
+        base,
+        props,
+        agreed_mode: if live { props.mode } else { old.map_or(0, |old| old.row.props.mode) },
+        content_version: agreed.content_version.clone(),
+        props_version: agreed.props_version.clone(),
+    };
+    Stored { row, stamp: Stamp::UNKNOWN, inode: 0, shared: true, deleted_at: 0 }
+}
