@@ -13,10 +13,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&str, &[&str]); 11] = [
     // `apply`, `reconcile`, `root` and `scan`: only for types in the requests and errors of `sync`.
     ("cli", &["sync", "scan", "apply", "transport", "root", "reconcile"]),
-    (
-        "sync",
-        &["scan", "apply", "transport", "index", "root", "reconcile", "delta", "manifest"],
-    ),
+    ("sync", &["scan", "apply", "transport", "index", "root", "reconcile", "delta", "manifest"]),
     ("scan", &["index", "root", "manifest"]),
     // `reconcile`: only for the names of clash files.
     ("apply", &["index", "root", "reconcile", "delta", "manifest"]),
@@ -116,7 +113,9 @@ fn imports_are_found_in_every_form() {
                 fn f(_: crate::eight::Nine) {}\nuse mycrate::ten;\n";
     let expected = ["eight", "four", "one", "seven", "three"].map(String::from);
     assert_eq!(paths(text, "crate"), BTreeSet::from(expected));
-    assert!(without_comments("//! [`crate::one`]\nfn f() {} // crate::two\n").trim() == "fn f() {}");
+    assert!(
+        without_comments("//! [`crate::one`]\nfn f() {} // crate::two\n").trim() == "fn f() {}"
+    );
 }
 
 fn assert_pure(file: &Path) {
@@ -215,10 +214,12 @@ fn first_name(text: &str) -> Option<String> {
 /// Modules reached by `super::` from the top of a module: the same as `crate::` there.
 fn through_super(file: &Path, text: &str) -> BTreeSet<String> {
     let below_src = file.strip_prefix(root().join("src")).expect("a file of src");
-    let depth = below_src.components().count();
-    let is_top = depth == 1 || depth == 2 && file.ends_with("mod.rs");
-    let start = if is_top { "super" } else { "super::super" };
+    let start = match below_src.components().count() {
+        1 => "super",
+        2 if file.ends_with("mod.rs") => "super",
+        2 => "super::super",
+        _ => return BTreeSet::new(),
+    };
     let is_module = |name: &String| LAYERS.iter().any(|(module, _)| module == name);
-    let deeper = depth > 2 && !file.ends_with("mod.rs");
-    if deeper { BTreeSet::new() } else { paths(text, start).into_iter().filter(is_module).collect() }
+    paths(text, start).into_iter().filter(is_module).collect()
 }
