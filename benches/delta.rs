@@ -6,9 +6,7 @@ use std::time::Duration;
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use psync_delta_dev::delta::{
-    Decoder, DeltaError, Encoder, Op, Params, Signature, SignatureBuilder,
-};
+use psync::delta::{Decoder, DeltaError, Encoder, Op, Params, Signature, SignatureBuilder};
 
 const MIB: usize = 1 << 20;
 

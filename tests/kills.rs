@@ -40,6 +40,11 @@ const ROUNDS_PER_WORLD: usize = 20;
 /// By then both ends of a run have ended, even where one of them was killed.
 const LONGEST_RUN: Duration = Duration::from_secs(60);
 
+/// Exit codes of a run that made both sides equal: without conflicts, and with some of which both
+/// versions are kept.
+const DONE: i32 = 0;
+const DONE_WITH_CONFLICTS: i32 = 40;
+
 /// How a run may end whose other end was killed: rsync's codes for a broken connection. (0, where
 /// the kill came after all was done, is checked by comparing the trees.)
 const BROKEN_CONNECTION: [i32; 3] = [10, 12, 30];
@@ -125,7 +130,7 @@ impl World {
         self.check_all_explained(&near, &far, &end);
         match end.status.code() {
             None if hit && victim == Victim::Local => {}
-            Some(0) => {
+            Some(DONE | DONE_WITH_CONFLICTS) => {
                 self.check_same(&near, &far, &end);
                 self.usual_run = (self.usual_run + end.took) / 2;
             }
@@ -135,14 +140,14 @@ impl World {
     }
 
     /// A run that nobody kills must succeed, bring both sides to the same state, and have kept
-    /// every version. Returns that state. Nothing but 0 is right here: no file changes while psync reads it, so none
-    /// may be skipped (24), and none is out of reach (23).
+    /// every version. Returns that state. Nothing else is right here: no file changes while psync
+    /// reads it, so none may be skipped (24), and none is out of reach (23).
     fn undisturbed_run(&mut self) -> BothSides {
         self.witness_both_sides();
         let run = self.start();
         let end = self.wait_for(run);
         self.usual_run = self.usual_run.max(end.took);
-        if !end.status.success() {
+        if !matches!(end.status.code(), Some(DONE | DONE_WITH_CONFLICTS)) {
             self.fail("the run after a kill failed", &[], &end);
         }
         let (near, far) = (snapshot(&self.near), snapshot(&self.far));

@@ -82,7 +82,7 @@ pub enum ProtocolError {
         text: String,
     },
     /// The line ended before the session did.
-    #[error("the connection ended in the middle of the session ({0})")]
+    #[error("the connection ended too early ({0}); run psync again: it goes on where it stopped")]
     Ended(&'static str),
 }
 

@@ -66,12 +66,7 @@ impl Applier<'_> {
         if touches > 0 {
             self.make_tree_durable(&touched);
         }
-        let clock = self.agreement.planner.counter;
-        let plans = self.agreement.planner.replica == self.index.replica();
         self.index.transaction(|index| {
-            if plans {
-                index.use_clock(clock);
-            }
             for stored in &rows {
                 index.put(stored)?;
             }

@@ -12,7 +12,7 @@ pub use rows::Known;
 
 use std::collections::HashMap;
 
-use psync_protocol::{IndexId, ReplicaId, Version};
+use psync_protocol::{IndexId, ReplicaId, Row, Version};
 use rusqlite::Connection;
 use thiserror::Error;
 
@@ -78,6 +78,13 @@ impl Index {
     /// kept with the first change that uses it.
     pub fn next_clock(&self) -> u64 {
         self.clock + 1
+    }
+
+    /// Whether a version names a change of this replica that it has not made: then its state was
+    /// rolled back, and others know what it has forgotten.
+    pub fn has_forgotten<H>(&self, row: &Row<H>) -> bool {
+        let counter = |version: &Version| version.counter(self.replica);
+        counter(&row.content_version).max(counter(&row.props_version)) > self.clock
     }
 
     /// Runs `body` in one transaction: all of its changes, or none.

@@ -6,6 +6,7 @@ mod decide;
 mod draft;
 mod guard;
 mod tell;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -15,3 +16,4 @@ pub use decide::{Context, Fate, Policy, Rows, Ruling, decide};
 pub use draft::{Draft, Keys, Local, draft};
 pub use guard::{DeleteLimit, Tripped, check_deletions};
 pub use tell::actions;
+pub use verify::verify;

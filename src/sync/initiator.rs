@@ -224,6 +224,14 @@ impl Initiator<'_> {
     ) -> Result<Outcome, SyncError> {
         let statement = deciding.answer.statement.clone();
         let paths = deciding.paths();
+        if paths
+            .iter()
+            .filter_map(|stand| stand.responder.as_ref())
+            .any(|row| self.site.index.has_forgotten(row))
+        {
+            self.site.index.renew_identity(&random)?;
+            return Err(SyncError::RolledBack);
+        }
         let locals = self.locals(&paths, survey)?;
         let draft = self.draft(&deciding, &paths, &locals, relation)?;
         let live = |role| match role {
@@ -255,7 +263,12 @@ impl Initiator<'_> {
         self.report.phase(Phase::Transfer { bytes });
         let welcome = deciding.answer.welcome.clone();
         let keys = Keys { ours: deciding.key().clone(), theirs: deciding.their_key() };
+        // Kept before anybody else hears of it, so that it is never used for two things.
         let counter = self.site.index.next_clock();
+        self.site.index.transaction(|index| {
+            index.use_clock(counter);
+            Ok(())
+        })?;
         let (messages, agreement, talking) =
             deciding.plan(paths, draft.decisions, counter, draft.extra)?;
         let closing = self.carry_out(&messages, &agreement, talking, keys)?;

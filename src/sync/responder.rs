@@ -16,6 +16,7 @@ use super::{Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
 use crate::index::Peer;
 use crate::manifest::{self, Terms};
+use crate::reconcile;
 use crate::report::Report;
 use crate::root::{StateHome, places};
 use crate::scan::{self, Rules, Survey};
@@ -104,7 +105,7 @@ impl Responder<'_> {
             };
         };
         let (stated, unfolded) = self.unfold(stated)?;
-        let verdict = self.judge(&stated.statement, unfolded)?;
+        let verdict = self.judge(&stated, unfolded)?;
         let mut statement = stated.statement.clone();
         let mut waiting = self.answer_first(stated, answering, verdict, &their_key)?;
         let relation = match verdict {
@@ -114,8 +115,11 @@ impl Responder<'_> {
         };
         loop {
             let Some(message) = self.line.receive_or_end("waiting for the plan")? else {
-                // The initiator has nothing to do, or only wanted to see.
-                return Ok(());
+                if waiting.may_end() {
+                    // The initiator has nothing to do, or only wanted to see.
+                    return Ok(());
+                }
+                return Err(ProtocolError::Ended("in the middle of the plan").into());
             };
             waiting = match waiting.receive(message)? {
                 PlanStep::More(waiting) => waiting,
@@ -127,6 +131,7 @@ impl Responder<'_> {
                     waiting
                 }
                 PlanStep::Planned(planned, first) => {
+                    reconcile::verify(&planned.agreement, self.hello.flow, relation.first_contact)?;
                     return self.carry_out(planned, first, their_key, &statement);
                 }
             };
@@ -150,15 +155,16 @@ impl Responder<'_> {
 
     /// Whether what was stated is enough to plan on, in the light of what is known of the peer.
     /// Where moved directories could not be `unfolded` it has to be stated row by row.
-    fn judge(&mut self, statement: &Statement, unfolded: bool) -> Result<Verdict, SyncError> {
-        let hello = &self.hello;
+    fn judge(&mut self, stated: &Stated, unfolded: bool) -> Result<Verdict, SyncError> {
+        let (hello, statement) = (&self.hello, &stated.statement);
         let me = (self.site.index.replica(), self.site.index.index_id());
         let peer = self.site.index.peer(hello.replica)?.filter(|peer| peer.index_id == hello.index);
         if peer.as_ref().is_some_and(|peer| statement.sequence < peer.theirs) {
             return Err(SyncError::RolledBack);
         }
         let knows_me = hello.expected == Some(me);
-        if knows_me && hello.processed > self.site.index.sequence() {
+        let forgotten = stated.rows.iter().any(|row| self.site.index.has_forgotten(row));
+        if forgotten || knows_me && hello.processed > self.site.index.sequence() {
             // It is this end that was rolled back: it becomes somebody new.
             self.site.index.renew_identity(&random)?;
             return Ok(match statement.coverage {

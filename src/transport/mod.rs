@@ -31,7 +31,7 @@ const WRITE_STEP: usize = 32 << 10;
 #[derive(Debug, Error)]
 pub enum LineError {
     /// Reading or writing failed.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke ({0}); run psync again: it goes on where it stopped")]
     Io(#[from] io::Error),
     /// Nothing came for as long as the person was willing to wait.
     #[error("nothing came from the other side for {} seconds (--timeout)", .0.as_secs())]

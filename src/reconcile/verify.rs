@@ -1,0 +1,58 @@
+//! What the responder does not take from a plan: it trusts the planner to choose, not to break the
+//! rules that protect this side.
+
+use std::collections::HashSet;
+
+use psync_protocol::message::Flow;
+use psync_protocol::session::{Access, Agreement, Stand};
+use psync_protocol::{Content, ContentDecision, Decision, ProtocolError, Role};
+
+/// Checks a plan against what the responder said and asked for.
+pub fn verify(agreement: &Agreement, flow: Flow, first_contact: bool) -> Result<(), ProtocolError> {
+    let mut names = HashSet::new();
+    for stand in agreement.paths.iter() {
+        names.insert(stand.path());
+    }
+    for (stand, decision) in agreement.paths.iter().zip(&agreement.decisions) {
+        if stand.access != Access::Open && !decision.is_postponed() {
+            return refuse("it changes a path that this side cannot or will not sync");
+        }
+        if let ContentDecision::KeepBoth { clash, .. } = &decision.content
+            && (clash.parent() != stand.path().parent() || !names.insert(clash))
+        {
+            return refuse("a clash file does not stand beside its path under a name of its own");
+        }
+        if flow == Flow::ToInitiator && changes_responder(decision) {
+            return refuse("it changes this side, which is mirrored");
+        }
+        if flow == Flow::TwoWay && decision.content == ContentDecision::Take(Role::Initiator) {
+            protects_files(stand, first_contact)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse(why: &'static str) -> Result<(), ProtocolError> {
+    Err(ProtocolError::Contradiction(why))
+}
+
+fn changes_responder(decision: &Decision) -> bool {
+    match decision.content {
+        ContentDecision::Agree | ContentDecision::Take(Role::Responder) => false,
+        ContentDecision::Ignore | ContentDecision::Later => false,
+        ContentDecision::Take(Role::Initiator)
+        | ContentDecision::KeepBoth { .. }
+        | ContentDecision::MovedAway(_)
+        | ContentDecision::Arrive { .. } => true,
+    }
+}
+
+/// Nothing is deleted at a first contact.
+fn protects_files(stand: &Stand, first_contact: bool) -> Result<(), ProtocolError> {
+    let (Some(theirs), Some(ours)) = (&stand.initiator, &stand.responder) else { return Ok(()) };
+    let deletes = matches!(theirs.content, Content::Deleted { .. }) && ours.content.is_live();
+    if first_contact && deletes {
+        return refuse("it deletes at a first contact");
+    }
+    Ok(())
+}
