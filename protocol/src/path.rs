@@ -12,7 +12,8 @@ pub const PATH_MAX: usize = 4096;
 pub const COMPONENT_MAX: usize = 255;
 /// Most names in one path.
 pub const DEPTH_MAX: usize = 256;
-/// The directory at the top of each root that holds psync's own state; no path may start with it.
+/// The directory that holds psync's own state, at the top of each root. No name in a path may be
+/// this one: below a root it belongs to another root, whose identity must not be copied.
 pub const STATE_DIR: &[u8] = b".psync";
 
 /// Why bytes are not a path below a root.
@@ -121,7 +122,7 @@ fn check(bytes: &[u8]) -> Result<(), PathError> {
             _ if depth == DEPTH_MAX => return Err(PathError::TooDeep),
             b"" => return Err(PathError::EmptyName),
             b"." | b".." => return Err(PathError::Dots),
-            STATE_DIR if depth == 0 => return Err(PathError::State),
+            STATE_DIR => return Err(PathError::State),
             _ if name.len() > COMPONENT_MAX => return Err(PathError::NameTooLong),
             _ => {}
         }
@@ -184,6 +185,8 @@ mod tests {
             (b"a\0b", PathError::Zero),
             (b".psync", PathError::State),
             (b".psync/index.db", PathError::State),
+            (b"a/.psync", PathError::State),
+            (b"a/.psync/lock", PathError::State),
         ] {
             assert_eq!(RelPath::new(bytes), Err(error), "{}", printable(bytes));
         }
@@ -196,8 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bytes_and_only_the_top_state_directory_is_reserved() {
-        for bytes in [b"-rf".as_slice(), b"a\nb", b"\xff\xfe", b"a/.psync", b".psyncignore", b"..."]
+    fn names_are_bytes_and_only_that_of_the_state_is_reserved() {
+        for bytes in
+            [b"-rf".as_slice(), b"a\nb", b"\xff\xfe", b"a/.psyncx", b".psyncignore", b"..."]
         {
             assert!(RelPath::new(bytes).is_ok(), "{}", printable(bytes));
         }

@@ -121,7 +121,7 @@ impl Terminal {
                 parts.push(format!("on {}: {}", self.name(role), words.join(", ")));
             }
         }
-        let would = if self.manner.dry_run { "would be " } else { "" };
+        let would = if self.manner.dry_run { "dry run: " } else { "" };
         if parts.is_empty() {
             self.say("nothing to do");
         } else {

@@ -34,6 +34,17 @@ impl Place {
         Ok(Place { path: fs::canonicalize(path)? })
     }
 
+    /// The place of a root that may not have been made yet, in a directory that exists.
+    pub fn of_root(path: &Path) -> io::Result<Place> {
+        match (Place::of(path), path.parent(), path.file_name()) {
+            (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                Ok(Place { path: Place::of(parent)?.path.join(name) })
+            }
+            (place, ..) => place,
+        }
+    }
+
     /// The directory for this root's state database and lock: `.psync` in the root; where the
     /// root is read-only or on a network file system, or the person said so, a directory of its
     /// own below that home.
@@ -83,7 +94,8 @@ pub fn places(place: &Place) -> Vec<u64> {
             hasher.finalize().as_bytes().split_first_chunk::<8>().map(|(a, b)| (*a, b.len()))?;
         Some(u64::from_le_bytes(first))
     };
-    place.path.ancestors().map_while(digest).take(64).collect()
+    // A root that has yet to be made has no number; the directories above it do.
+    place.path.ancestors().filter_map(digest).take(64).collect()
 }
 
 fn is_network(root: &Root) -> io::Result<bool> {

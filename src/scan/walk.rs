@@ -239,7 +239,7 @@ impl Walker<'_> {
     }
 
     fn look_at(&self, path: &[u8], stat: Stat, level: &Level, trivial: bool, walked: &mut Walked) {
-        if path == STATE_DIR {
+        if path.rsplit(|&byte| byte == b'/').next() == Some(STATE_DIR) {
             return;
         }
         let is_dir = stat.kind == FileKind::Directory;

@@ -18,7 +18,7 @@ use crate::index::Peer;
 use crate::manifest::{self, Terms};
 use crate::reconcile;
 use crate::report::Report;
-use crate::root::{StateHome, places};
+use crate::root::{Place, StateHome, places};
 use crate::scan::{self, Rules, Survey};
 use crate::transport::{Line, LineError};
 
@@ -56,12 +56,29 @@ fn serve(
     let greeting = line.receive("waiting for a greeting")?;
     let (hello, awaiting) = AwaitingHello.receive(greeting)?;
     let rules = Rules::new(&hello.filters).map_err(SyncError::Filter)?;
-    if !must_exist {
-        Site::create_root(path)?;
+    refuse_overlap(path, &hello)?;
+    let made = !must_exist && Site::create_root(path)?;
+    let dry_run = hello.dry_run;
+    let result = serve_root(path, line, home, names, report, (hello, awaiting, rules));
+    if made && (dry_run || result.is_err()) {
+        Site::remove_unused_root(path);
     }
+    result
+}
+
+fn serve_root(
+    path: &Path,
+    line: &mut Line,
+    home: &StateHome,
+    names: RunNames,
+    report: &dyn Report,
+    (hello, awaiting, rules): (Hello, AwaitingStatement, Rules),
+) -> Result<(), SyncError> {
     let mut site = Site::open(path, home)?;
-    check_identity(&site, &hello)?;
-    // A person who mirrors, or gives a limit, answers for deletions on the initiator's side.
+    if site.index.replica() == hello.replica {
+        return Err(SyncError::Clone);
+    }
+    // A person who mirrors answers for what goes.
     let allow_empty = hello.flow != psync_protocol::message::Flow::TwoWay;
     let survey = scan::scan(&site.root, &mut site.index, rules, allow_empty, report)
         .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
@@ -71,17 +88,14 @@ fn serve(
     responder.run(awaiting)
 }
 
-fn check_identity(site: &Site, hello: &Hello) -> Result<(), SyncError> {
-    let ours = places(&site.place);
-    let overlap =
-        |inner: &[u64], outer: &[u64]| outer.first().is_some_and(|root| inner.contains(root));
-    if overlap(&ours, &hello.places) || overlap(&hello.places, &ours) {
-        return Err(SyncError::SameRoot);
-    }
-    if site.index.replica() == hello.replica {
-        return Err(SyncError::Clone);
-    }
-    Ok(())
+/// Two roots on one machine may not be one, nor one in the other: seen before anything is made.
+fn refuse_overlap(path: &Path, hello: &Hello) -> Result<(), SyncError> {
+    let Ok(place) = Place::of_root(path) else { return Ok(()) };
+    let ours = places(&place);
+    let exists = path.exists();
+    let inside_theirs = hello.places.first().is_some_and(|root| ours.contains(root));
+    let theirs_inside = exists && ours.first().is_some_and(|root| hello.places.contains(root));
+    if inside_theirs || theirs_inside { Err(SyncError::SameRoot) } else { Ok(()) }
 }
 
 struct Responder<'a> {

@@ -8,7 +8,7 @@ use psync_protocol::message::ProblemKind;
 
 use super::SyncError;
 use crate::index::{Index, Lock};
-use crate::root::{Place, Root, Staging, StateHome};
+use crate::root::{Place, Root, Staging, StateHome, WORK_DIR};
 
 /// An end that is ready to scan.
 #[derive(Debug)]
@@ -53,6 +53,18 @@ impl Site {
             ),
         });
         Ok(Site { notes: notes.collect(), root, place, staging, index, _lock: lock })
+    }
+
+    /// Takes away a root that was made for a run which then put nothing into it.
+    pub fn remove_unused_root(path: &Path) {
+        let state_only = std::fs::read_dir(path).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == WORK_DIR))
+        });
+        if state_only {
+            // What cannot be removed stays as an empty root, which harms nobody.
+            let _ = std::fs::remove_dir_all(path.join(WORK_DIR));
+            let _ = std::fs::remove_dir(path);
+        }
     }
 
     /// Makes the directory of a root that does not exist yet, if the one above it does. Says
