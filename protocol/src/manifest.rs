@@ -23,6 +23,8 @@ const COLUMNS_BYTES: usize = 64;
 pub(crate) const PAIR_BYTES: usize = 2 + 9;
 /// Most rows in one manifest.
 pub const ENTRIES_MAX: usize = 10_000_000;
+/// Most bytes of paths and symlink targets in one manifest: the reader keeps them all in memory.
+pub const NAMES_MAX: u64 = 64 * ENTRIES_MAX as u64;
 /// Most replicas that the versions of one batch may name.
 pub(crate) const REPLICAS_MAX: usize = 4096;
 /// Most bytes of one row's extensions (owners, extended attributes and what follows).
@@ -229,12 +231,17 @@ pub struct ManifestReader {
     key: CheckKey,
     rows: Vec<Row<Check>>,
     moved: Vec<(usize, usize)>,
+    /// How many rows there may be.
+    rows_max: usize,
+    /// How many bytes of paths and targets may still come.
+    names: Budget,
 }
 
 impl ManifestReader {
     /// For a manifest stated by the end with this key.
     pub fn new(key: CheckKey) -> ManifestReader {
-        ManifestReader { key, rows: Vec::new(), moved: Vec::new() }
+        let names = Budget { taken: 0, limit: NAMES_MAX };
+        ManifestReader { key, rows: Vec::new(), moved: Vec::new(), rows_max: ENTRIES_MAX, names }
     }
 
     /// How many rows have come so far.
@@ -251,14 +258,14 @@ impl ManifestReader {
     pub fn batch(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
         let mut reader = Reader::new(payload);
         let count = reader.count("a count of rows", BATCH_ROWS)?;
-        if self.rows.len() + count > ENTRIES_MAX {
+        if self.rows.len() + count > self.rows_max {
             let value = (self.rows.len() + count) as u64;
-            let limit = ENTRIES_MAX as u64;
+            let limit = self.rows_max as u64;
             return Err(DecodeError::TooLarge { what: "the count of entries", value, limit });
         }
         let start = self.rows.len();
-        let mut columns = Columns::read(&mut reader, count)?;
-        columns.read_details(&mut reader)?;
+        let mut columns = Columns::read(&mut reader, count, &mut self.names)?;
+        columns.read_details(&mut reader, &mut self.names)?;
         for at in 0..count {
             let row = columns.row(at, &mut reader, &self.key)?;
             if self.rows.last().is_some_and(|last| last.path >= row.path) {
@@ -294,6 +301,25 @@ impl ManifestReader {
     }
 }
 
+/// Bytes that a manifest may still take in memory.
+#[derive(Debug)]
+struct Budget {
+    taken: u64,
+    limit: u64,
+}
+
+impl Budget {
+    fn take(&mut self, bytes: u64) -> Result<(), DecodeError> {
+        self.taken += bytes;
+        if self.taken > self.limit {
+            let (value, limit) = (self.taken, self.limit);
+            let what = "the length of all paths and targets";
+            return Err(DecodeError::TooLarge { what, value, limit });
+        }
+        Ok(())
+    }
+}
+
 /// The columns of a batch, before they become rows.
 struct Columns {
     versions: Vec<Version>,
@@ -310,7 +336,11 @@ struct Columns {
 }
 
 impl Columns {
-    fn read(reader: &mut Reader<'_>, count: usize) -> Result<Columns, DecodeError> {
+    fn read(
+        reader: &mut Reader<'_>,
+        count: usize,
+        names: &mut Budget,
+    ) -> Result<Columns, DecodeError> {
         let versions = read_versions(reader)?;
         let mut pointer = |_| -> Result<usize, DecodeError> {
             let at = reader.varint("a version's number")? as usize;
@@ -322,7 +352,7 @@ impl Columns {
         };
         let content_version = (0..count).map(&mut pointer).collect::<Result<_, _>>()?;
         let props_version = (0..count).map(&mut pointer).collect::<Result<_, _>>()?;
-        let paths = read_paths(reader, count)?;
+        let paths = read_paths(reader, count, names)?;
         let flags = reader.raw(count, "the rows' flags")?.to_vec();
         let modeless = |flags: u8| !matches!(flags & KIND, KIND_DIRECTORY | KIND_FILE);
         let refused =
@@ -349,7 +379,11 @@ impl Columns {
         (0..self.flags.len()).filter(move |&at| kinds.contains(&(self.flags[at] & KIND)))
     }
 
-    fn read_details(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn read_details(
+        &mut self,
+        reader: &mut Reader<'_>,
+        names: &mut Budget,
+    ) -> Result<(), DecodeError> {
         let mode = |reader: &mut Reader<'_>| reader.bounded("a mode", u64::from(MODE_MASK));
         let modes = self.with_kind(&[KIND_DIRECTORY, KIND_FILE]).count();
         for _ in 0..modes {
@@ -372,7 +406,9 @@ impl Columns {
             self.sizes.push(reader.number("a file's size")?);
         }
         for _ in 0..self.with_kind(&[KIND_SYMLINK]).count() {
-            self.targets.push(reader.bytes("a symlink's target", TARGET_MAX)?.into());
+            let target = reader.bytes("a symlink's target", TARGET_MAX)?;
+            names.take(target.len() as u64)?;
+            self.targets.push(target.into());
         }
         for at in 0..self.flags.len() {
             if self.flags[at] & MOVED != 0 {
@@ -474,7 +510,11 @@ pub(crate) fn read_version(
     Ok(Version::from_pairs(pairs))
 }
 
-fn read_paths(reader: &mut Reader<'_>, count: usize) -> Result<Vec<RelPath>, DecodeError> {
+fn read_paths(
+    reader: &mut Reader<'_>,
+    count: usize,
+    names: &mut Budget,
+) -> Result<Vec<RelPath>, DecodeError> {
     let mut column = |what| {
         (0..count).map(|_| reader.bounded(what, PATH_MAX as u64)).collect::<Result<Vec<u64>, _>>()
     };
@@ -486,9 +526,67 @@ fn read_paths(reader: &mut Reader<'_>, count: usize) -> Result<Vec<RelPath>, Dec
         if same as usize > path.len() {
             return Err(DecodeError::Invalid("a shared prefix"));
         }
+        names.take(same + length)?;
         path.truncate(same as usize);
         path.extend_from_slice(reader.raw(length as usize, "a path")?);
         paths.push(RelPath::new(&path)?);
     }
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 16] = [1; 16];
+
+    fn key() -> CheckKey {
+        CheckKey::new(ReplicaId(KEY), &KEY)
+    }
+
+    fn reader(rows_max: usize, names_max: u64) -> ManifestReader {
+        let names = Budget { taken: 0, limit: names_max };
+        ManifestReader { rows_max, names, ..ManifestReader::new(key()) }
+    }
+
+    fn gone(path: &str) -> Row<Check> {
+        Row::absent(RelPath::new(path.as_bytes()).unwrap())
+    }
+
+    fn link(path: &str, target: &[u8]) -> Row<Check> {
+        let hash = key().check(&ContentHash::of_target(target));
+        Row { content: Content::Symlink { target: target.into(), hash }, ..gone(path) }
+    }
+
+    #[test]
+    fn a_manifest_has_as_many_rows_as_it_may_and_not_one_more() {
+        let limits = ManifestReader::new(key());
+        assert_eq!((limits.rows_max, limits.names.limit), (10_000_000, 640_000_000));
+        let rows: Vec<Row<Check>> = (0..5).map(|n| gone(&n.to_string())).collect();
+        let mut reader = reader(5, NAMES_MAX);
+        encode(&rows[..3]).iter().for_each(|batch| reader.batch(batch).unwrap());
+        encode(&rows[3..]).iter().for_each(|batch| reader.batch(batch).unwrap());
+        let what = "the count of entries";
+        let error = DecodeError::TooLarge { what, value: 6, limit: 5 };
+        assert_eq!(reader.batch(&encode(&[gone("z")])[0]), Err(error));
+    }
+
+    #[test]
+    fn paths_and_targets_of_all_batches_share_one_limit() {
+        let what = "the length of all paths and targets";
+        // 8 bytes, 12 (of which 7 are not on the line), then 3 and a target of 5.
+        let batches = [
+            encode(&[gone("a/long/b"), gone("a/long/c/dir")]).remove(0),
+            encode(&[link("b/l", b"there")]).remove(0),
+        ];
+        let read = |limit| {
+            let mut reader = reader(ENTRIES_MAX, limit);
+            batches.iter().try_for_each(|batch| reader.batch(batch)).map(|()| reader.len())
+        };
+        assert_eq!(read(28), Ok(3));
+        for (limit, value) in [(27, 28), (22, 23), (19, 20), (7, 8)] {
+            let error = DecodeError::TooLarge { what, value, limit };
+            assert_eq!(read(limit), Err(error));
+        }
+    }
 }

@@ -55,9 +55,8 @@ impl Exit {
     pub(super) fn of(error: &SyncError) -> Exit {
         match error {
             SyncError::Filter(_) | SyncError::SameRoot => Exit::Usage,
-            SyncError::Root { .. } | SyncError::State { .. } | SyncError::ReadOnly(_) => {
-                Exit::FileIo
-            }
+            SyncError::Root { .. } | SyncError::State { .. } => Exit::FileIo,
+            SyncError::OtherFileSystem { .. } => Exit::Guard,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
             | SyncError::TooManyDeletions(_) => Exit::Guard,
             SyncError::Scan { error: ScanError::Root(_), .. } => Exit::FileIo,

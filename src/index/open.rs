@@ -151,6 +151,18 @@ impl Index {
         Ok(())
     }
 
+    /// Whether the root was on this file system last time; the first answer is yes, and is kept.
+    pub fn is_file_system(&mut self, now: u64) -> Result<bool, IndexError> {
+        let before: Option<Vec<u8>> = self
+            .db
+            .query_row("SELECT value FROM meta WHERE key = 'file_system'", [], |row| row.get(0))
+            .optional()?;
+        match before {
+            Some(before) => Ok(before == now.to_le_bytes()),
+            None => self.put_meta("file_system", &now.to_le_bytes()).map(|()| true),
+        }
+    }
+
     /// Takes a new replica id and index id and forgets every peer: after a rollback, numbers that
     /// peers have seen would be given again under the old ones.
     pub fn renew_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), IndexError> {

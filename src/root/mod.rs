@@ -173,6 +173,11 @@ impl Root {
         self.path.join(OsStr::from_bytes(path.as_bytes()))
     }
 
+    /// The identity of the file system, which outlasts restarts as far as the system has one.
+    pub fn file_system(&self) -> io::Result<u64> {
+        Ok(fs::fstatvfs(&self.dir)?.f_fsid)
+    }
+
     /// Opens a directory of the tree; none is the root itself.
     pub fn open_dir(&self, path: Option<&RelPath>) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -276,12 +281,6 @@ impl Root {
     /// Makes everything on the root's file system durable.
     pub fn sync_all(&self) -> io::Result<()> {
         Ok(fs::syncfs(&self.dir)?)
-    }
-
-    /// Bytes free for this user, and bytes in all, on the root's file system.
-    pub fn space(&self) -> io::Result<(u64, u64)> {
-        let stat = fs::fstatvfs(&self.dir)?;
-        Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
     }
 
     /// The directory that holds a path, and the name in it.

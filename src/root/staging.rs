@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use psync_protocol::{Props, RelPath, Time};
@@ -15,6 +16,8 @@ use super::{Root, Stat, WORK_DIR, is_absent, open_below, set_mtime_at};
 
 const STAGE: &str = "stage";
 const TRASH: &str = "trash";
+/// How the work directories are opened.
+const WORK_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// The directories below `.psync` that a run works in.
 #[derive(Debug)]
@@ -44,9 +47,19 @@ impl Staging {
     /// lock.
     pub fn open(root: &Root) -> io::Result<Staging> {
         make_dir_if_missing(&root.dir, WORK_DIR.as_ref())?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let work = open_below(&root.dir, WORK_DIR.as_bytes(), flags, Mode::empty())?;
+        let work = open_below(&root.dir, WORK_DIR.as_bytes(), WORK_FLAGS, Mode::empty())?;
         hide_from_git(&work)?;
+        Staging::below(work)
+    }
+
+    /// For a root that cannot be written: the stage lies in the state directory, and whatever has
+    /// to be moved into the tree is refused by the system, file by file.
+    pub fn open_beside(state: &Path) -> io::Result<Staging> {
+        Staging::below(fs::open(state, WORK_FLAGS, Mode::empty())?)
+    }
+
+    fn below(work: OwnedFd) -> io::Result<Staging> {
+        let flags = WORK_FLAGS;
         for name in [STAGE, TRASH] {
             make_dir_if_missing(&work, name.as_ref())?;
         }

@@ -51,10 +51,8 @@ impl<'a> Worker<'a> {
         names: RunNames,
         report: &'a dyn Report,
     ) -> Result<Worker<'a>, SyncError> {
-        let Some(staging) = &site.staging else {
-            return Err(SyncError::ReadOnly(site.root.path().to_path_buf()));
-        };
-        let tools = Tools { root: &site.root, staging, index: &mut site.index, report };
+        let tools =
+            Tools { root: &site.root, staging: &site.staging, index: &mut site.index, report };
         let applier = Applier::new(tools, role, agreement, keys, names);
         Ok(Worker {
             applier,

@@ -1,6 +1,6 @@
 //! The end that a person started: it speaks first, and it plans.
 
-use psync_protocol::message::{Coverage, Hello, Statement, StreamCodec, Verdict};
+use psync_protocol::message::{Coverage, Flow, Hello, Statement, StreamCodec, Verdict};
 use psync_protocol::session::{
     Agreement, AnswerStep, AwaitingAnswer, Deciding, Opening, Paths, Talking,
 };
@@ -105,13 +105,19 @@ impl Initiator<'_> {
             nonce,
             flow: self.request.flow,
             dry_run: self.request.dry_run,
+            accepts_empty: self.accepts_empty(),
             filters: self.request.filters.clone(),
             places: places(&self.site.place),
         }
     }
 
+    /// Whoever mirrors, or gives a limit for deletions, answers for what goes.
+    fn accepts_empty(&self) -> bool {
+        self.request.delete_limit != DeleteLimit::Half || self.request.flow != Flow::TwoWay
+    }
+
     fn scan(&mut self, rules: Rules) -> Result<Survey, SyncError> {
-        let allow_empty = self.request.delete_limit != DeleteLimit::Half;
+        let allow_empty = self.accepts_empty();
         let survey =
             scan::scan(&self.site.root, &mut self.site.index, rules, allow_empty, self.report);
         let survey = survey.map_err(|error| SyncError::Scan {

@@ -80,9 +80,17 @@ pub enum SyncError {
         /// What is wrong.
         error: OpenError,
     },
-    /// The root cannot be written, and something has to be.
-    #[error("{path}: the root is read-only, so nothing can be changed here; --mirror push sends it one way", path = .0.display())]
-    ReadOnly(PathBuf),
+    /// The root, whose state lives elsewhere, is not on the file system where it was.
+    #[error(
+        "{path}: this is another file system than last time (is the right one mounted?); if it is meant to be, remove {state} and run again",
+        path = .path.display(), state = .state.display()
+    )]
+    OtherFileSystem {
+        /// The root.
+        path: PathBuf,
+        /// Its state directory.
+        state: PathBuf,
+    },
     /// The scan failed.
     #[error("{path}: {error}", path = .path.display())]
     Scan {
@@ -168,7 +176,8 @@ impl SyncError {
     /// The number under which the other end hears of it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            SyncError::Root { .. } | SyncError::ReadOnly(_) => ErrorCode::Root,
+            SyncError::Root { .. } => ErrorCode::Root,
+            SyncError::OtherFileSystem { .. } => ErrorCode::Guard,
             SyncError::Open { error: OpenError::Busy, .. } => ErrorCode::Busy,
             SyncError::State { .. } | SyncError::Open { .. } | SyncError::Index(_) => ErrorCode::Io,
             SyncError::Scan { error: ScanError::Emptied(_), .. }

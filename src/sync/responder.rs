@@ -78,9 +78,7 @@ fn serve_root(
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
-    // A person who mirrors answers for what goes.
-    let allow_empty = hello.flow != psync_protocol::message::Flow::TwoWay;
-    let survey = scan::scan(&site.root, &mut site.index, rules, allow_empty, report)
+    let survey = scan::scan(&site.root, &mut site.index, rules, hello.accepts_empty, report)
         .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
     let mut nonce = [0; 16];
     random(&mut nonce);

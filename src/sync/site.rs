@@ -17,8 +17,8 @@ pub struct Site {
     pub root: Root,
     /// Where it is.
     pub place: Place,
-    /// Its stage and trash; none where the root cannot be written.
-    pub staging: Option<Staging>,
+    /// Its stage and trash.
+    pub staging: Staging,
     /// Its index.
     pub index: Index,
     /// What a person should hear of.
@@ -38,11 +38,18 @@ impl Site {
         let at = |error| SyncError::Open { path: path.to_path_buf(), error };
         let lock = Lock::take(&state).map_err(at)?;
         let staging = match Staging::open(&root) {
-            Ok(staging) => Some(staging),
-            Err(error) if is_read_only(&error) => None,
+            Ok(staging) => staging,
+            Err(error) if is_read_only(&error) => Staging::open_beside(&state)
+                .map_err(|error| SyncError::State { path: path.to_path_buf(), error })?,
             Err(error) => return Err(SyncError::State { path: path.to_path_buf(), error }),
         };
-        let (index, set_aside) = Index::open(&state, random).map_err(at)?;
+        let (mut index, set_aside) = Index::open(&state, random).map_err(at)?;
+        if !state.starts_with(&place.path) {
+            let now = root.file_system().map_err(unusable)?;
+            if !index.is_file_system(now)? {
+                return Err(SyncError::OtherFileSystem { path: path.to_path_buf(), state });
+            }
+        }
         let notes = set_aside.into_iter().map(|aside| Problem {
             kind: ProblemKind::Note,
             path: Vec::new(),

@@ -9,6 +9,8 @@ use crate::{VERSION_MAX, VERSION_MIN};
 
 /// Most filter lines in a `Hello`.
 const FILTERS_MAX: usize = 10_000;
+/// Most moved directories in one statement.
+pub const MOVED_MAX: usize = 10_000;
 /// Most directories in the path to a root.
 const PLACES_MAX: usize = 256;
 
@@ -83,6 +85,8 @@ pub struct Hello {
     pub flow: Flow,
     /// The plan will be shown, not carried out.
     pub dry_run: bool,
+    /// A person said that a tree which is empty now is meant to be: the responder need not stop.
+    pub accepts_empty: bool,
     /// Filters given on the command line.
     pub filters: Vec<Filter>,
     /// Keyed digests of the root directory and of each directory above it, the root first: how
@@ -103,7 +107,10 @@ impl Hello {
             Flow::ToResponder => 1,
             Flow::ToInitiator => 2,
         };
-        out.push(flow | u8::from(self.dry_run) << 2 | u8::from(self.expected.is_some()) << 3);
+        let flags = u8::from(self.dry_run) << 2
+            | u8::from(self.expected.is_some()) << 3
+            | u8::from(self.accepts_empty) << 4;
+        out.push(flow | flags);
         if let Some((replica, index)) = self.expected {
             out.put_raw(&replica.0);
             out.put_raw(&index.0);
@@ -154,6 +161,7 @@ impl Hello {
             nonce: r.array("a nonce")?,
             flow,
             dry_run: bits & 4 != 0,
+            accepts_empty: bits & 16 != 0,
             filters: (0..r.count("a count of filters", FILTERS_MAX)?)
                 .map(|_| Filter::decode(r))
                 .collect::<Result<_, _>>()?,
@@ -177,6 +185,7 @@ impl Hello {
             nonce: [0; 16],
             flow: Flow::TwoWay,
             dry_run: true,
+            accepts_empty: false,
             filters: Vec::new(),
             places: Vec::new(),
         }
@@ -303,12 +312,13 @@ impl Moved {
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Moved, DecodeError> {
-        Ok(Moved {
-            from: RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?,
-            to: RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?,
-            counter: r.varint("a counter")?,
-            digest: r.array("a digest of rows")?,
-        })
+        let from = RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?;
+        let to = RelPath::new(r.bytes("a moved directory", PATH_MAX)?)?;
+        if from == to || from.is_below(&to) || to.is_below(&from) {
+            return Err(DecodeError::Invalid("a moved directory"));
+        }
+        let counter = r.number("a counter")?;
+        Ok(Moved { from, to, counter, digest: r.array("a digest of rows")? })
     }
 }
 

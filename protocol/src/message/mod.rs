@@ -6,7 +6,7 @@ mod marks;
 mod transfer;
 
 pub use greeting::{
-    Coverage, Filter, Flow, Hello, Moved, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, Filter, Flow, Hello, MOVED_MAX, Moved, Statement, StreamCodec, Verdict, Welcome,
 };
 pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};

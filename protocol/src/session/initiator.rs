@@ -5,7 +5,9 @@ use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
-use crate::message::{Hello, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome};
+use crate::message::{
+    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome,
+};
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first byte.
@@ -51,7 +53,8 @@ impl Stating {
     }
 
     /// States rows (sorted by path) and gives the turn to the responder. `told` are those of the
-    /// rows that travel one by one; the others are what `moved` stands for.
+    /// rows that travel one by one; the others are what `moved` (sorted by where it was) stands for.
+    /// Where a statement may not hold so much of it, all rows travel one by one.
     pub fn state_folded(
         self,
         statement: Statement,
@@ -59,8 +62,12 @@ impl Stating {
         told: &[Row<Check>],
         moved: Vec<Moved>,
     ) -> (Vec<Message>, AwaitingAnswer) {
-        let mut messages = stated(statement, told);
-        messages.extend(moved.into_iter().map(Message::Moved));
+        let may_fold =
+            moved.len() <= MOVED_MAX && matches!(statement.coverage, Coverage::Changes { .. });
+        let mut messages = stated(statement, if may_fold { told } else { &rows });
+        if may_fold {
+            messages.extend(moved.into_iter().map(Message::Moved));
+        }
         messages.push(Message::End);
         let next = AwaitingAnswer {
             key: self.key,

@@ -6,7 +6,7 @@
 //! ```text
 //! initiator                                   responder
 //! Opening
-//!   Hello Statement Rows* End  ------------>  AwaitingHello, AwaitingStatement
+//!   Hello Statement Rows* Moved* End  ----->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
 //!   <----  Welcome Problem* Statement Marks* Rows* End
 //! Deciding                                    AwaitingPlan

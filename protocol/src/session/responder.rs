@@ -1,17 +1,17 @@
 //! The responder's states, up to the plan.
 
+use std::collections::BTreeSet;
+
 use super::{Agreement, Listening, Paths, Rows, broken, refuse};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
-use crate::error::ProtocolError;
+use crate::error::{DecodeError, ProtocolError};
 use crate::manifest;
 use crate::message::{
-    Hello, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome, mark_parts,
+    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome,
+    mark_parts,
 };
-use crate::{Role, VERSION_MAX, VERSION_MIN};
-
-/// Most moved directories in one statement.
-const MOVED_MAX: usize = 10_000;
+use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first message.
 #[derive(Debug, Default)]
@@ -33,10 +33,8 @@ impl AwaitingHello {
         }
         let key = CheckKey::new(hello.replica, &hello.nonce);
         let common = Common { replica: hello.replica, key };
-        Ok((
-            hello,
-            AwaitingStatement { common, greeted: false, statement: None, moved: Vec::new() },
-        ))
+        let moves = Moves::default();
+        Ok((hello, AwaitingStatement { common, greeted: false, statement: None, moves }))
     }
 }
 
@@ -57,7 +55,35 @@ pub struct AwaitingStatement {
     common: Common,
     greeted: bool,
     statement: Option<(Statement, Rows)>,
+    moves: Moves,
+}
+
+/// The moved directories of one statement. Whoever has their rows makes as many of them as its own
+/// directories hold: so no directory may be named twice, nor one within another.
+#[derive(Debug, Default)]
+struct Moves {
     moved: Vec<Moved>,
+    from: BTreeSet<RelPath>,
+}
+
+impl Moves {
+    fn add(&mut self, moved: Moved) -> Result<(), ProtocolError> {
+        if self.moved.len() == MOVED_MAX {
+            let limit = MOVED_MAX as u64;
+            let what = "the count of moved directories";
+            let error = DecodeError::TooLarge { what, value: limit + 1, limit };
+            return Err(broken("Moved")(error));
+        }
+        if self.from.last().is_some_and(|last| *last >= moved.from) {
+            return Err(ProtocolError::Contradiction("moved directories are not in order"));
+        }
+        if moved.from.ancestors().any(|above| self.from.contains(&above)) {
+            return Err(ProtocolError::Contradiction("a moved directory lies in another"));
+        }
+        self.from.insert(moved.from.clone());
+        self.moved.push(moved);
+        Ok(())
+    }
 }
 
 /// What a message of the statement led to.
@@ -93,16 +119,20 @@ impl AwaitingStatement {
             (Message::Statement(statement), None) => {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
-            (Message::Rows(payload), Some((statement, mut rows))) => {
+            (Message::Rows(payload), Some((statement, mut rows)))
+                if self.moves.moved.is_empty() =>
+            {
                 rows.take(&payload)?;
                 self.statement = Some((statement, rows));
             }
-            (Message::Moved(moved), Some(statement)) if self.moved.len() < MOVED_MAX => {
-                self.moved.push(moved);
-                self.statement = Some(statement);
+            (Message::Moved(moved), Some((statement, rows)))
+                if statement.coverage != Coverage::Everything =>
+            {
+                self.moves.add(moved)?;
+                self.statement = Some((statement, rows));
             }
             (Message::End, Some((statement, rows))) => {
-                let stated = Stated { statement, rows: rows.finish()?, moved: self.moved };
+                let stated = Stated { statement, rows: rows.finish()?, moved: self.moves.moved };
                 let answering =
                     Answering { common: self.common, greeted: self.greeted, demands_rows: false };
                 return Ok(StatementStep::Turn(stated, answering));
@@ -111,7 +141,7 @@ impl AwaitingStatement {
                 return Err(refuse(
                     other,
                     "waiting for a statement",
-                    "Statement, Rows, Moved, End in this order",
+                    "Statement, Rows, Moved (for changes), End in this order",
                 ));
             }
         }

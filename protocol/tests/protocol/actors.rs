@@ -1,14 +1,15 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    Coverage, Done, Hello, Mark, Message, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, Done, Hello, Mark, Message, Moved, Statement, StreamCodec, Verdict, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
-    Deciding, Heard, Listening, Next, Opening, Paths, PlanStep, StatementStep, Talking,
+    Deciding, Heard, Listening, Next, Opening, Paths, PlanStep, Stated, StatementStep, Talking,
 };
 use psync_protocol::{CheckKey, ContentHash, Decision, ProtocolError, Role, Row};
 
+use crate::moves;
 use crate::pair::{Actor, Step};
 use crate::samples::{
     self, ALICE, BOB, deleted, directory, failure, file, path, problem, stated, symlink, want,
@@ -18,16 +19,30 @@ use crate::samples::{
 /// More flights than any honest session of these actors has.
 const FLIGHTS_MAX: usize = 12;
 
-/// What Alice, the initiator, has.
+/// What Alice, the initiator, has. One directory she has moved.
 pub(crate) fn alices_rows() -> Vec<Row<ContentHash>> {
-    vec![
+    let mut rows = vec![
         directory("docs", ALICE),
         file("docs/lost.txt", b"gone before it is sent", ALICE, 3),
         file("docs/new.txt", b"new text", ALICE, 4),
         deleted("gone.txt", b"old text", ALICE, 5),
         symlink("link", b"docs/new.txt", ALICE),
         file("same.txt", b"same", ALICE, 6),
-    ]
+    ];
+    rows.extend(moved_rows());
+    rows.sort_by(|a, b| a.path.cmp(&b.path));
+    rows
+}
+
+/// What the moved directory comes to, row by row.
+fn moved_rows() -> Vec<Row<ContentHash>> {
+    let Moved { from, to, counter, .. } = moves::moved();
+    moves::rows_of(&from, &to, counter, ALICE, &moves::pictures())
+}
+
+/// What has changed at Alice's since she met Bob, but for the directory.
+fn alices_changes() -> Vec<Row<ContentHash>> {
+    alices_rows().into_iter().filter(|row| row.path.is_below(&path("docs"))).collect()
 }
 
 /// What Bob, the responder, has to say to that.
@@ -196,8 +211,11 @@ fn talk(
 impl Actor for Alice {
     fn open(&mut self) -> Vec<Message> {
         let stating = Opening::new(&self.hello).greeted();
-        let rows = stated(&alices_rows()[1..2], stating.key());
-        let (messages, state) = stating.state(samples::statement(), rows);
+        let told = stated(&alices_changes(), stating.key());
+        let mut rows = [told.clone(), stated(&moved_rows(), stating.key())].concat();
+        rows.sort_by(|a, b| a.path.cmp(&b.path));
+        let moved = vec![moves::moved()];
+        let (messages, state) = stating.state_folded(samples::statement(), rows, &told, moved);
         self.state = State::AwaitingAnswer(state);
         std::iter::once(Message::Hello(self.hello.clone())).chain(messages).collect()
     }
@@ -233,35 +251,43 @@ pub(crate) struct Bob {
     codec: StreamCodec,
     state: State,
     exchange: Option<Exchange>,
+    /// Asks for all rows even where it can make them of its own.
+    asks_again: bool,
     /// What it was told of the plan.
     pub(crate) planned: Option<psync_protocol::session::Agreement>,
 }
 
 impl Bob {
-    pub(crate) fn new(codec: StreamCodec) -> Bob {
-        Bob { codec, state: State::AwaitingHello, exchange: None, planned: None }
+    pub(crate) fn new(codec: StreamCodec, asks_again: bool) -> Bob {
+        Bob { codec, state: State::AwaitingHello, exchange: None, asks_again, planned: None }
     }
 
-    fn answer(&mut self, mut answering: Answering, rows: Vec<Row<psync_protocol::Check>>) -> Step {
-        let welcome = Welcome {
-            codec: self.codec,
-            verdict: Verdict::Restate { since: 0, first_contact: true },
-            ..samples::welcome()
+    fn answer_first(&mut self, mut answering: Answering, heard: Stated) -> Step {
+        let unfolded = moves::unfold(heard).filter(|_| !self.asks_again);
+        let verdict = match &unfolded {
+            Some(_) => Verdict::Proceed { first_contact: false },
+            None => Verdict::Restate { since: 0, first_contact: true },
         };
-        let key = CheckKey::new(BOB, &welcome.nonce);
-        if !answering.has_greeted() {
-            let mut messages = vec![answering.welcome(welcome)];
-            let (answer, state) = answering.answer(
-                rows,
-                vec![problem()],
-                samples::statement(),
-                Vec::new(),
-                Vec::new(),
-            );
-            messages.extend(answer);
-            self.state = State::AwaitingPlan(state);
-            return Step::Say(messages);
+        let welcome = Welcome { codec: self.codec, verdict, ..samples::welcome() };
+        let mut messages = vec![answering.welcome(welcome)];
+        match unfolded {
+            Some(rows) => {
+                let Step::Say(answer) = self.answer(answering, rows) else { return Step::Wait };
+                messages.extend(answer);
+            }
+            None => {
+                let said = (vec![problem()], samples::statement());
+                let (answer, state) =
+                    answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new());
+                messages.extend(answer);
+                self.state = State::AwaitingPlan(state);
+            }
         }
+        Step::Say(messages)
+    }
+
+    fn answer(&mut self, answering: Answering, rows: Vec<Row<psync_protocol::Check>>) -> Step {
+        let key = CheckKey::new(BOB, &samples::welcome().nonce);
         let version = samples::version(&[(BOB, 2)]);
         let mut marks = vec![Mark::Behind; rows.len()];
         if let Some(last) = marks.last_mut() {
@@ -302,7 +328,7 @@ impl Actor for Bob {
                     self.state = State::AwaitingStatement(state);
                     Ok(Step::Wait)
                 }
-                StatementStep::Turn(stated, answering) => Ok(self.answer(answering, stated.rows)),
+                StatementStep::Turn(heard, answering) => Ok(self.answer_first(answering, heard)),
             },
             State::AwaitingPlan(state) => match state.receive(message)? {
                 PlanStep::More(state) => {

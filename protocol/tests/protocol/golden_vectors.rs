@@ -7,7 +7,7 @@ use psync_protocol::codec::Put;
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, ManifestReader};
 use psync_protocol::message::{
-    Coverage, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Plan, Statement,
+    Coverage, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Moved, Plan, Statement,
     StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
@@ -15,6 +15,7 @@ use psync_protocol::{
     PropsDecision, RelPath, Role, Row, Time,
 };
 
+use crate::moves;
 use crate::samples::{self, ALICE, BOB, failure, file, hello, path, problem, version, welcome};
 
 /// What a file holds: bytes, and who says them where that is told.
@@ -174,6 +175,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("end.txt", Message::End),
         ("error.txt", Message::Error { code: ErrorCode::Busy, text: "déjà vu".into() }),
         ("ping.txt", Message::Ping),
+        ("moved.txt", Message::Moved(moves::moved())),
     ]
 }
 
@@ -202,7 +204,8 @@ fn every_message_type_has_a_vector_and_every_vector_a_test() {
     for entry in fs::read_dir(folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let known = messages.iter().any(|(file, _)| *file == name)
-            || ["README.md", "session.txt", "checks.txt"].contains(&name.as_str());
+            || ["README.md", "session.txt", "checks.txt", "moved-rows.txt"]
+                .contains(&name.as_str());
         assert!(known, "{name} is read by no test");
     }
 }
@@ -235,6 +238,17 @@ fn checks_are_made_as_their_vector_says() {
     assert_eq!(ContentHash::of_target(b"d/new").0, target);
     assert_eq!(check(&ContentHash::of_target(b"d/new")), target_check);
     assert_eq!(key().block_seed(300, 1).to_le_bytes(), seed);
+}
+
+#[test]
+fn the_rows_of_a_moved_directory_are_digested_as_their_vector_says() {
+    let Moved { from, to, counter, digest } = moves::moved();
+    let rows = moves::rows_of(&from, &to, counter, ALICE, &moves::pictures());
+    let golden = bytes("moved-rows.txt");
+    let (input, golden_digest) = golden.split_last_chunk::<16>().unwrap();
+    assert_eq!(hex(&moves::digest_input(&rows)), hex(input));
+    assert_eq!(hex(&digest), hex(golden_digest));
+    assert_eq!(hex(&moves::digest(&rows)), hex(golden_digest));
 }
 
 /// The session of `session.txt`: who says what, flight by flight.

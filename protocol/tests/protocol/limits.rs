@@ -112,7 +112,7 @@ fn paths_keep_their_limits() {
 }
 
 #[test]
-fn a_batch_and_a_manifest_keep_their_limits() {
+fn a_batch_keeps_its_limits() {
     let rows = |count: usize| -> Vec<RawRow> {
         (0..count).map(|n| row(DELETED, &format!("{n:06}"))).collect()
     };
@@ -151,21 +151,6 @@ fn a_batch_and_a_manifest_keep_their_limits() {
     };
     assert!(read(&pairs(4096)).is_ok());
     assert_eq!(refused(read(&pairs(4097))), Some(("a version's length", 4096)));
-}
-
-#[test]
-#[ignore = "takes two gigabytes of memory"]
-fn a_manifest_has_at_most_ten_million_rows() {
-    let mut reader = ManifestReader::new(CheckKey::new(ALICE, &[0; 16]));
-    let mut next = 0;
-    while next < ENTRIES_MAX {
-        let end = ENTRIES_MAX.min(next + BATCH_ROWS);
-        let rows: Vec<RawRow> = (next..end).map(|n| row(DELETED, &format!("{n:08}"))).collect();
-        reader.batch(&raw::batch(&rows)).unwrap();
-        next = end;
-    }
-    let error = reader.batch(&raw::batch(&[row(DELETED, "z")]));
-    assert_eq!(refused(error), Some(("the count of entries", ENTRIES_MAX as u64)));
 }
 
 /// A varint field somewhere in a payload: what stands before it, what after it, and its limit.

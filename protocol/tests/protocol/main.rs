@@ -6,6 +6,7 @@ mod actors;
 mod golden_vectors;
 mod hostile_bytes;
 mod limits;
+mod moves;
 mod pair;
 mod parts;
 mod raw;

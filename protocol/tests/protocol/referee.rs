@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use psync_protocol::message::{Verdict, WantKind};
+use psync_protocol::message::{Coverage, Moved, Verdict, WantKind};
 use psync_protocol::{Message, Role};
 
 /// Finds the first message that breaks the rules, if any; says its place in the list.
@@ -18,6 +18,10 @@ struct Rules {
     /// Names of the messages of this flight so far, without `Ping`.
     said: Vec<&'static str>,
     restate: bool,
+    /// Whether the statement of this flight is about changes only.
+    changes: bool,
+    /// Directories that were moved, by where they were.
+    moved: Vec<Vec<u8>>,
     planned: bool,
     owed: BTreeSet<u64>,
     asked: BTreeSet<u64>,
@@ -45,7 +49,13 @@ impl Rules {
         };
         let legal = if self.planned {
             self.exchange(message)
+        } else if let Message::Moved(moved) = message {
+            let first = self.flight == 0 && self.changes;
+            first && in_order(&[("Moved", &["Statement", "Rows", "Moved"])]) && self.moves(moved)
         } else if talker == Role::Initiator {
+            if let Message::Statement(statement) = message {
+                self.changes = matches!(statement.coverage, Coverage::Changes { .. });
+            }
             let start = if self.flight == 0 { "Hello" } else { "" };
             let plan = self.flight > 0 && !self.restate && in_order(&[("Plan", &["", "Plan"])]);
             let extra = in_order(&[("Rows", &["Plan"])]) || self.said.first() == Some(&"Plan");
@@ -53,7 +63,7 @@ impl Rules {
                 ("Hello", if self.flight == 0 { &[""] } else { &[] }),
                 ("Statement", &[start]),
                 ("Rows", &["Statement", "Rows"]),
-                ("End", &["Statement", "Rows"]),
+                ("End", &["Statement", "Rows", "Moved"]),
             ]) || (extra && (message.name() == "Rows" || self.exchange(message)))
         } else {
             let start = if self.flight == 1 { "Welcome" } else { "" };
@@ -77,6 +87,22 @@ impl Rules {
             self.turn();
         }
         Some(())
+    }
+
+    /// Each directory once, in order, and none within another.
+    fn moves(&mut self, moved: &Moved) -> bool {
+        let names = |path: &[u8]| -> Vec<Vec<u8>> {
+            path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect()
+        };
+        let (from, to) = (moved.from.as_bytes(), moved.to.as_bytes());
+        let apart = |other: &[u8]| {
+            let (one, other) = (names(from), names(other));
+            !one.starts_with(&other) && !other.starts_with(&one)
+        };
+        let legal =
+            apart(to) && self.moved.iter().all(|before| before[..] < *from && apart(before));
+        self.moved.push(from.to_vec());
+        legal
     }
 
     fn turn(&mut self) {

@@ -162,5 +162,6 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::End,
         Message::Error { code: ErrorCode::Busy, text: "another psync works here".into() },
         Message::Ping,
+        Message::Moved(crate::moves::moved()),
     ]
 }

@@ -4,6 +4,7 @@ use psync_protocol::message::StreamCodec;
 use psync_protocol::{Decision, Message, ProtocolError, Role};
 
 use crate::actors::{Alice, Bob, alices_rows, bobs_rows};
+use crate::moves;
 use crate::pair::{Damage, End, run};
 use crate::referee;
 
@@ -48,20 +49,35 @@ fn session(
     Session { initiator: Half::of(&initiator), responder: Half::of(&responder) }
 }
 
-fn damaged(codec: StreamCodec, chunk: usize, damage: Option<(Role, Damage)>) -> Session {
-    session(&mut Alice::new(codec), &mut Bob::new(codec), codec, chunk, damage)
+fn damaged(way: Way, damage: Option<(Role, Damage)>) -> Session {
+    let Way { codec, asks_again } = way;
+    session(&mut Alice::new(codec), &mut Bob::new(codec, asks_again), codec, 1 << 20, damage)
 }
 
-const CODECS: [StreamCodec; 2] = [StreamCodec::Raw, StreamCodec::Zstd];
+/// How a session goes.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    codec: StreamCodec,
+    /// Whether Bob wants the first statement again, row by row.
+    asks_again: bool,
+}
+
+const WAYS: [Way; 4] = [
+    Way { codec: StreamCodec::Raw, asks_again: false },
+    Way { codec: StreamCodec::Raw, asks_again: true },
+    Way { codec: StreamCodec::Zstd, asks_again: false },
+    Way { codec: StreamCodec::Zstd, asks_again: true },
+];
 
 #[test]
 fn a_session_with_everything_in_it_ends_well_at_both_ends() {
-    for codec in CODECS {
+    for way in WAYS {
+        let codec = way.codec;
         for chunk in [1, 2, 7, 100, 1 << 20] {
-            let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec));
+            let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec, way.asks_again));
             let session = session(&mut alice, &mut bob, codec, chunk, None);
-            assert_eq!(session.initiator.outcome, Ok(()), "{codec:?} {chunk}");
-            assert_eq!(session.responder.outcome, Ok(()), "{codec:?} {chunk}");
+            assert_eq!(session.initiator.outcome, Ok(()), "{way:?} {chunk}");
+            assert_eq!(session.responder.outcome, Ok(()), "{way:?} {chunk}");
             assert_eq!(referee::breach(&session.initiator.timeline), None);
             assert_eq!(referee::breach(&session.responder.timeline), None);
             for role in [Role::Initiator, Role::Responder] {
@@ -70,20 +86,62 @@ fn a_session_with_everything_in_it_ends_well_at_both_ends() {
             let names: Vec<&str> =
                 session.initiator.timeline.iter().map(|(_, message)| message.name()).collect();
             for (_, name) in psync_protocol::message::TYPES {
-                assert!(*name == "Error" || names.contains(name), "{name} does not occur");
+                // Problems are told with the demand for more rows.
+                let expected = *name != "Error" && (way.asks_again || *name != "Problem");
+                assert_eq!(names.contains(name), expected, "{way:?} {name}");
             }
+            let statements = names.iter().filter(|name| **name == "Statement").count();
+            assert_eq!(statements, if way.asks_again { 4 } else { 2 });
         }
     }
 }
 
 #[test]
+fn a_move_that_the_responder_cannot_follow_is_stated_again_row_by_row() {
+    let way = Way { codec: StreamCodec::Raw, asks_again: false };
+    let whole = damaged(way, None);
+    let digest = moves::moved().digest;
+    let line = whole.initiator.of_role(Role::Initiator);
+    assert_eq!(line.iter().filter(|message| message.name() == "Statement").count(), 1);
+    // One bit of the digest is another one.
+    let at = before_the_end_of_moved(&whole);
+    for byte in 0..digest.len() {
+        let damage = Some((Role::Initiator, Damage::Flip(at - 1 - byte, 1)));
+        let session = damaged(way, damage);
+        assert_eq!(session.initiator.outcome, Ok(()));
+        assert_eq!(session.responder.outcome, Ok(()));
+        let said = session.initiator.of_role(Role::Initiator);
+        let statements = said.iter().filter(|message| message.name() == "Statement").count();
+        assert_eq!(statements, 2);
+    }
+}
+
+/// Where the bytes of `Moved` end on a line without compression.
+fn before_the_end_of_moved(whole: &Session) -> usize {
+    let said = whole.initiator.of_role(Role::Initiator);
+    let end = said.iter().position(|message| message.name() == "Moved").unwrap() + 1;
+    let codec = StreamCodec::Raw;
+    let mut encoder = psync_protocol::frame::FrameEncoder::start(said[0], codec, 3).unwrap();
+    said[1..end].iter().for_each(|message| encoder.push(message).unwrap());
+    encoder.take().len()
+}
+
+#[test]
 fn both_ends_know_the_same_plan() {
-    let (mut alice, mut bob) = (Alice::new(StreamCodec::Raw), Bob::new(StreamCodec::Raw));
+    // Two changes and a directory of four entries; or all of Alice's rows.
+    for (asks_again, stated) in [(false, 2 + 2 * 4), (true, alices_rows().len())] {
+        both_know_the_plan(asks_again, stated + bobs_rows().len());
+    }
+}
+
+fn both_know_the_plan(asks_again: bool, paths: usize) {
+    let codec = StreamCodec::Raw;
+    let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec, asks_again));
     session(&mut alice, &mut bob, StreamCodec::Raw, 100, None);
     let (ours, theirs) = (alice.planned.unwrap(), bob.planned.unwrap());
     assert_eq!(ours.decisions, theirs.decisions);
     assert_eq!(ours.planner, theirs.planner);
-    assert_eq!(ours.paths.len(), alices_rows().len() + bobs_rows().len());
+    assert_eq!(ours.paths.len(), paths);
     for (ours, theirs) in ours.paths.iter().zip(theirs.paths.iter()) {
         assert_eq!(ours.initiator, theirs.initiator);
         assert_eq!(ours.responder, theirs.responder);
@@ -101,8 +159,8 @@ fn alice_plans() -> psync_protocol::decision::Planner {
 
 #[test]
 fn where_nothing_is_to_be_done_the_initiator_hangs_up_after_the_answer() {
-    for codec in CODECS {
-        let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec));
+    for Way { codec, asks_again } in WAYS {
+        let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec, asks_again));
         alice.leaves = true;
         let session = session(&mut alice, &mut bob, codec, 10, None);
         assert_eq!(session.initiator.outcome, Ok(()));
@@ -113,18 +171,18 @@ fn where_nothing_is_to_be_done_the_initiator_hangs_up_after_the_answer() {
 
 #[test]
 fn a_line_that_breaks_at_any_byte_leaves_a_clean_error_and_nothing_that_was_not_said() {
-    for codec in CODECS {
-        let whole = damaged(codec, 1 << 20, None);
+    for way in WAYS {
+        let whole = damaged(way, None);
         for (role, length) in lengths(&whole) {
             let mut clean = 0;
             for at in 0..length {
-                let cut = damaged(codec, 1 << 20, Some((role, Damage::Cut(at))));
+                let cut = damaged(way, Some((role, Damage::Cut(at))));
                 let (talker, hearer) = match role {
                     Role::Initiator => (&cut.initiator, &cut.responder),
                     Role::Responder => (&cut.responder, &cut.initiator),
                 };
                 let (said, heard) = (talker.of_role(role), hearer.of_role(role));
-                assert_eq!(heard, said[..heard.len()], "{codec:?} {role:?} {at}");
+                assert_eq!(heard, said[..heard.len()], "{way:?} {role:?} {at}");
                 match &hearer.outcome {
                     Ok(()) => clean += 1,
                     Err(error) => {
@@ -134,7 +192,7 @@ fn a_line_that_breaks_at_any_byte_leaves_a_clean_error_and_nothing_that_was_not_
             }
             // Cut where the initiator might have left of its own accord, it looks as if it had.
             let expected = usize::from(role == Role::Initiator);
-            match codec {
+            match way.codec {
                 StreamCodec::Raw => assert_eq!(clean, expected, "{role:?}"),
                 StreamCodec::Zstd => assert!(clean >= expected, "{role:?}"),
             }
@@ -144,16 +202,16 @@ fn a_line_that_breaks_at_any_byte_leaves_a_clean_error_and_nothing_that_was_not_
 
 #[test]
 fn a_damaged_byte_never_makes_an_end_accept_what_may_not_come() {
-    for codec in CODECS {
-        let whole = damaged(codec, 1 << 20, None);
+    for way in WAYS {
+        let whole = damaged(way, None);
         for (role, length) in lengths(&whole) {
             for at in 0..length {
                 for bits in [1 << (at % 8), 0xff] {
                     let damage = Some((role, Damage::Flip(at, bits)));
-                    let session = damaged(codec, 1 << 20, damage);
+                    let session = damaged(way, damage);
                     for half in [&session.initiator, &session.responder] {
                         let breach = referee::breach(&half.timeline).map(|at| &half.timeline[at]);
-                        assert!(breach.is_none(), "{codec:?} {role:?} {at} {bits}: {breach:?}");
+                        assert!(breach.is_none(), "{way:?} {role:?} {at} {bits}: {breach:?}");
                     }
                 }
             }

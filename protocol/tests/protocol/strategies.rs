@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
     Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello,
-    Mark, Message, Plan, Problem, ProblemKind, SIGNATURE_MAX, Statement, StreamCodec, Verdict,
-    Want, WantDelta, WantKind, Welcome,
+    Mark, Message, Moved, Plan, Problem, ProblemKind, SIGNATURE_MAX, Statement, StreamCodec,
+    Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -232,6 +232,15 @@ fn statement() -> impl Strategy<Value = Statement> {
         .prop_map(|(sequence, live, scope, coverage)| Statement { sequence, live, scope, coverage })
 }
 
+/// A directory that was moved lies neither in nor above where it is now.
+fn moved() -> impl Strategy<Value = Moved> {
+    (path(), path(), number(), any::<[u8; 16]>())
+        .prop_filter("one within the other", |(from, to, ..)| {
+            from != to && !from.is_below(to) && !to.is_below(from)
+        })
+        .prop_map(|(from, to, counter, digest)| Moved { from, to, counter, digest })
+}
+
 fn want() -> impl Strategy<Value = Want> {
     let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
         |(old_len, block_len, hash_len, attempt, signature_len)| {
@@ -283,6 +292,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         welcome().prop_map(Message::Welcome),
         statement().prop_map(Message::Statement),
         rows,
+        moved().prop_map(Message::Moved),
         marks().prop_map(Message::Marks),
         plan,
         want().prop_map(Message::Want),

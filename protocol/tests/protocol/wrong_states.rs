@@ -1,6 +1,6 @@
 //! Every message in every state: what may come is taken, what may not is refused by name.
 
-use psync_protocol::message::{Done, Mark, Message, Plan, Verdict, Welcome};
+use psync_protocol::message::{Coverage, Done, Mark, Message, Plan, Statement, Verdict, Welcome};
 use psync_protocol::session::{
     AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement, Heard, Listening,
     Next, Opening, PlanStep, StatementStep, Talking,
@@ -37,9 +37,25 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the statement",
+        takes: &["Rows", "Moved", "End", "Ping"],
+        receive: |m| stating(awaiting_statement(), introduction()).receive(m).map(drop),
+    },
+    Case {
+        state: "in a statement of everything",
         takes: &["Rows", "End", "Ping"],
         receive: |m| {
-            stating(awaiting_statement(), Message::Statement(statement())).receive(m).map(drop)
+            let everything = Statement { coverage: Coverage::Everything, ..statement() };
+            stating(awaiting_statement(), Message::Statement(everything)).receive(m).map(drop)
+        },
+    },
+    Case {
+        // The same directory once more.
+        state: "after a moved directory",
+        takes: &["End", "Ping"],
+        receive: |m| {
+            let state = stating(awaiting_statement(), introduction());
+            let moved = Message::Moved(crate::moves::moved());
+            stating(state, moved).receive(m).map(drop)
         },
     },
     Case {
