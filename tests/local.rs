@@ -113,7 +113,8 @@ fn a_replaced_version_goes_to_the_trash() {
 
 #[test]
 fn a_change_survives_a_deletion_on_the_other_side() {
-    let pair = Pair::agreed(&[("text", "old"), ("d/text", "old"), ("d/other", "other")]);
+    let pair =
+        Pair::agreed(&[("text", "old"), ("d/text", "old"), ("d/other", "other"), ("kept", "kept")]);
     fs::remove_file(pair.a.join("text")).unwrap();
     fs::remove_dir_all(pair.a.join("d")).unwrap();
     write_file(pair.b.join("text"), "edited");

@@ -33,9 +33,9 @@ impl Applier<'_> {
             };
             match source {
                 Some((path, stored)) => {
-                    let leaves = removals
-                        .remove(&path)
-                        .filter(|_| !path.ancestors().any(|dir| blocked.contains(&dir)));
+                    // Where a directory has to make room, its files go before: by a task of their own.
+                    let blocks = path.ancestors().any(|dir| blocked.contains(&dir));
+                    let leaves = if blocks { None } else { removals.remove(&path) };
                     self.stage_from(task, &path, &stored, leaves, removals, sorted);
                 }
                 None => sorted.fetches.extend(Fetching::of(task)),
