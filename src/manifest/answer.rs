@@ -94,13 +94,25 @@ fn state_needed_directories<E>(
 fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {
     let Some(stored) = stored else { return Mark::Behind };
     let ours = &stored.row;
-    if !ours.stated(terms.their_key).same_state(row) {
+    if !ours.stated(terms.their_key).same_state(row) || moved_elsewhere(&ours.content, &row.content)
+    {
         return Mark::Behind;
     }
     if ours.content_version == row.content_version && ours.props_version == row.props_version {
         return Mark::Equal;
     }
     Mark::Same { content: ours.content_version.clone(), props: ours.props_version.clone() }
+}
+
+/// Whether both moved it, and to different places: gone on both sides, but a conflict to tell of.
+fn moved_elsewhere<G, H>(ours: &Content<G>, theirs: &Content<H>) -> bool {
+    match (ours, theirs) {
+        (
+            Content::Deleted { moved_to: Some(ours) },
+            Content::Deleted { moved_to: Some(theirs) },
+        ) => ours != theirs,
+        _ => false,
+    }
 }
 
 /// Whether the initiator cannot plan without seeing this end's row.

@@ -106,7 +106,9 @@ impl<'a> Drafter<'a> {
             .zip(&ours)
             .map(|(stand, ours): (_, &Row<Check>)| match (&stand.responder, &stand.initiator) {
                 (Some(row), Some(stated)) if row.same_state(stated) => {
-                    Row { content: ours.content.clone(), base: ours.base, ..row.clone() }
+                    // A tombstone has no fingerprint, but may have gone elsewhere.
+                    let content = if row.content.is_live() { &ours.content } else { &row.content };
+                    Row { content: content.clone(), base: ours.base, ..row.clone() }
                 }
                 (Some(row), _) => row.clone(),
                 (None, _) => Row::absent(stand.path().clone()),
