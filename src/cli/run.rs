@@ -19,7 +19,7 @@ use super::summary::{LineNumbers, TroubleCount};
 use super::terminal::{Manner, Terminal};
 use crate::apply::RunNames;
 use crate::report::{Report, Silent};
-use crate::root::{Place, StateHome, WORK_DIR};
+use crate::root::{Place, StateHome};
 use crate::sync::{self, Outcome, Request, Site, SyncError};
 use crate::transport::{Line, LineError, LineLimits, Remote, RemoteCommand, Traffic};
 
@@ -157,7 +157,7 @@ fn attempt(options: &Options, voice: &Voice) -> Result<(Outcome, LineNumbers), F
         Endpoint::Local(other) => with_local(options, other, &ground, voice),
         Endpoint::Remote { host, path } => with_remote(options, host, path, &ground, voice),
     };
-    if result.is_err() {
+    if result.is_err() || options.dry_run {
         ground.undo();
     }
     let (outcome, traffic) = result?;
@@ -190,16 +190,10 @@ impl Ground<'_> {
         Ok(Ground { path, made })
     }
 
-    /// A directory that was made for a run that failed goes again, if nothing is in it.
+    /// A directory that was made for nothing goes again.
     fn undo(&self) {
         if self.made {
-            let state_only = std::fs::read_dir(self.path).is_ok_and(|mut entries| {
-                entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == WORK_DIR))
-            });
-            if state_only {
-                let _ = std::fs::remove_dir_all(self.path.join(WORK_DIR));
-                let _ = std::fs::remove_dir(self.path);
-            }
+            Site::remove_root(self.path);
         }
     }
 }

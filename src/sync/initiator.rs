@@ -1,6 +1,8 @@
 //! The end that a person started: it speaks first, and it plans.
 
-use psync_protocol::message::{Coverage, Hello, Statement, StreamCodec, Verdict};
+use std::path::PathBuf;
+
+use psync_protocol::message::{Coverage, Flow, Hello, Statement, StreamCodec, Verdict};
 use psync_protocol::session::{
     Agreement, AnswerStep, AwaitingAnswer, Deciding, Opening, Paths, Talking,
 };
@@ -15,7 +17,7 @@ use crate::manifest::{self, LocalAccess};
 use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, Policy};
 use crate::report::{Action, Conflict, Phase, Report, Trouble};
 use crate::root::places;
-use crate::scan::{self, Rules, Survey};
+use crate::scan::{self, Rules, ScanError, Survey};
 use crate::transport::{Line, LineError};
 
 /// What a run came to.
@@ -237,10 +239,19 @@ impl Initiator<'_> {
             live,
             self.request.delete_limit,
         );
-        let actions = reconcile::actions(&paths, &locals, &draft.decisions, &draft.whys);
+        let actions = reconcile::actions(
+            &paths,
+            &locals,
+            &draft.decisions,
+            &draft.whys,
+            relation.first_contact,
+        );
         actions.iter().for_each(|action| self.report.action(action));
         draft.conflicts.iter().for_each(|conflict| self.report.conflict(conflict));
         guarded.map_err(SyncError::TooManyDeletions)?;
+        let deletions =
+            reconcile::count_deletions(&paths, &locals, &draft.decisions, Role::Initiator);
+        self.check_emptied(statement.live, deletions)?;
         let mut outcome = Outcome {
             actions,
             conflicts: draft.conflicts,
@@ -277,6 +288,17 @@ impl Initiator<'_> {
         self.site.index.put_place(&self.request.location, welcome.replica)?;
         outcome.carried_out = true;
         Ok(outcome)
+    }
+
+    /// An empty root on the other side is rather one that was not mounted than one whose entries
+    /// were all deleted by a person. (This side's own root is looked at by the scan.)
+    fn check_emptied(&self, live: u64, deletions: u64) -> Result<(), SyncError> {
+        let meant = self.request.delete_limit != DeleteLimit::Half;
+        if live > 0 || deletions < 2 || meant || self.request.flow != Flow::TwoWay {
+            return Ok(());
+        }
+        let path = PathBuf::from(&self.request.location);
+        Err(SyncError::Scan { path, error: ScanError::Emptied(deletions) })
     }
 
     /// What this side knows at each path of the plan.

@@ -55,19 +55,25 @@ fn serve(
     let greeting = line.receive("waiting for a greeting")?;
     let (hello, awaiting) = AwaitingHello.receive(greeting)?;
     let rules = Rules::new(&hello.filters).map_err(SyncError::Filter)?;
-    if !must_exist {
-        Site::create_root(path)?;
+    let made = !must_exist && Site::create_root(path)?;
+    let only_shown = hello.dry_run;
+    // The site is closed again before its root may have to go.
+    let result = (|| {
+        let mut site = Site::open(path, home)?;
+        check_identity(&site, &hello)?;
+        // The initiator knows whether a person has spoken for deletions, and looks at that itself.
+        let allow_empty = true;
+        let survey = scan::scan(&site.root, &mut site.index, rules, allow_empty, report)
+            .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
+        let mut nonce = [0; 16];
+        random(&mut nonce);
+        let responder = Responder { site: &mut site, line, hello, survey, nonce, names, report };
+        responder.run(awaiting)
+    })();
+    if made && (only_shown || result.is_err()) {
+        Site::remove_root(path);
     }
-    let mut site = Site::open(path, home)?;
-    check_identity(&site, &hello)?;
-    // A person who mirrors, or gives a limit, answers for deletions on the initiator's side.
-    let allow_empty = hello.flow != psync_protocol::message::Flow::TwoWay;
-    let survey = scan::scan(&site.root, &mut site.index, rules, allow_empty, report)
-        .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
-    let mut nonce = [0; 16];
-    random(&mut nonce);
-    let responder = Responder { site: &mut site, line, hello, survey, nonce, names, report };
-    responder.run(awaiting)
+    result
 }
 
 fn check_identity(site: &Site, hello: &Hello) -> Result<(), SyncError> {

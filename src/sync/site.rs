@@ -8,7 +8,7 @@ use psync_protocol::message::ProblemKind;
 
 use super::SyncError;
 use crate::index::{Index, Lock};
-use crate::root::{Place, Root, Staging, StateHome};
+use crate::root::{Place, Root, Staging, StateHome, WORK_DIR};
 
 /// An end that is ready to scan.
 #[derive(Debug)]
@@ -62,6 +62,19 @@ impl Site {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(SyncError::Root { path: PathBuf::from(path), error }),
+        }
+    }
+
+    /// Takes a directory away that [`Site::create_root`] made, if nothing but psync's own state is
+    /// in it: the run failed, or was only to be shown.
+    pub fn remove_root(path: &Path) {
+        let state_only = std::fs::read_dir(path).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == WORK_DIR))
+        });
+        if state_only {
+            // Whatever cannot be removed does no harm.
+            let _ = std::fs::remove_dir_all(path.join(WORK_DIR));
+            let _ = std::fs::remove_dir(path);
         }
     }
 }
