@@ -51,7 +51,7 @@ pub fn check_deletions(
     limit: DeleteLimit,
 ) -> Result<(), Tripped> {
     for on in [Role::Initiator, Role::Responder] {
-        let deletions = count(paths, locals, decisions, on);
+        let deletions = count_deletions(paths, locals, decisions, on);
         let limit = limit.of(live(on));
         if deletions > limit {
             return Err(Tripped { on, deletions, live: live(on), limit });
@@ -60,7 +60,8 @@ pub fn check_deletions(
     Ok(())
 }
 
-fn count(paths: &Paths, locals: &[Local], decisions: &[Decision], on: Role) -> u64 {
+/// How many entries a plan deletes on a side.
+pub fn count_deletions(paths: &Paths, locals: &[Local], decisions: &[Decision], on: Role) -> u64 {
     let mut deleted = 0;
     let mut directories = Vec::new();
     let mut left = HashSet::new();

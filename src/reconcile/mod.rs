@@ -14,6 +14,6 @@ mod tests;
 pub use clash::clash_name;
 pub use decide::{Context, Fate, Policy, Rows, Ruling, decide};
 pub use draft::{Draft, Keys, Local, draft};
-pub use guard::{DeleteLimit, Tripped, check_deletions};
+pub use guard::{DeleteLimit, Tripped, check_deletions, count_deletions};
 pub use tell::actions;
 pub use verify::verify;

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use psync_protocol::entry::Fingerprint;
 use psync_protocol::session::Paths;
 use psync_protocol::{
-    Check, Content, ContentDecision, Decision, Props, PropsDecision, RelPath, Role, Row,
+    Check, Content, ContentDecision, ContentHash, Decision, Props, PropsDecision, RelPath,
+    Relation, Role, Row,
 };
 
 use super::draft::Local;
@@ -16,8 +18,9 @@ pub fn actions(
     locals: &[Local],
     decisions: &[Decision],
     whys: &[&'static str],
+    first_contact: bool,
 ) -> Vec<Action> {
-    let teller = Teller { paths, locals, decisions };
+    let teller = Teller { paths, locals, decisions, first_contact };
     let moves = teller.moves();
     (0..paths.len()).filter_map(|at| teller.action(at, whys[at], &moves)).collect()
 }
@@ -26,6 +29,7 @@ struct Teller<'a> {
     paths: &'a Paths,
     locals: &'a [Local],
     decisions: &'a [Decision],
+    first_contact: bool,
 }
 
 /// The moves of each side: from where to where, and back.
@@ -70,15 +74,38 @@ impl Teller<'_> {
     }
 
     /// What stood at a path on a side; of the responder's it is a guess where it had nothing to
-    /// say: a change that builds on something changes something.
+    /// say: a change that builds on something changes something. At a first contact it states all
+    /// that it has.
     fn before(&self, role: Role, at: usize) -> Option<Thing> {
         let known = self.of(role, at);
         let stated = role == Role::Initiator || self.paths[at].responder.is_some();
         if stated {
             return known;
         }
-        let row = self.locals[at].row.as_ref()?;
-        row.row.base.and_then(|_| self.local(at))
+        let after = self.local(at);
+        if self.first_contact {
+            return None;
+        }
+        if self.only_props_changed(at) {
+            return after;
+        }
+        let base = self.locals[at].row.as_ref()?.row.base?;
+        let kind = match after {
+            _ if base == ContentHash::DIRECTORY => Kind::Directory,
+            Some(Thing { kind: kind @ (Kind::File | Kind::Symlink), .. }) => kind,
+            Some(Thing { kind: Kind::Directory, .. }) | None => Kind::File,
+        };
+        Some(Thing { kind, size: 0, props: Props::default() })
+    }
+
+    /// Whether the responder has the content already, as far as this side's own row tells.
+    fn only_props_changed(&self, at: usize) -> bool {
+        self.locals[at].row.as_ref().is_some_and(|stored| {
+            let row = &stored.row;
+            stored.shared
+                && row.content.is_live()
+                && row.props_version.compare(&row.content_version) == Relation::Newer
+        })
     }
 
     fn moves(&self) -> Moves {
@@ -116,7 +143,8 @@ impl Teller<'_> {
                 let Some(after) = self.of(*from, at) else {
                     let moved = moves.target_of.contains_key(&(*from, path.clone()));
                     let unknown = Thing { kind: Kind::File, size: 0, props: Props::default() };
-                    let silent = moved || self.paths[at].responder.is_some() && before.is_none();
+                    let stated = self.paths[at].responder.is_some() || self.first_contact;
+                    let silent = moved || stated && before.is_none();
                     return if silent {
                         None
                     } else {
@@ -131,6 +159,9 @@ impl Teller<'_> {
                     Some(before)
                         if after.kind == Kind::Directory && before.kind == Kind::Directory =>
                     {
+                        self.properties(at, why)
+                    }
+                    Some(_) if self.of(on, at).is_none() && self.only_props_changed(at) => {
                         self.properties(at, why)
                     }
                     Some(_) => action(on, after, Deed::Update, after.size),
@@ -157,20 +188,17 @@ impl Teller<'_> {
                 (if changes_local { Role::Initiator } else { Role::Responder }, props)
             }
         };
-        let before = self.of(on, at).or(self.of(on.other(), at))?;
-        let stated = self.of(on, at).is_some();
-        let deed = Deed::Properties {
-            mode: !stated || before.props.mode != props.mode,
-            time: !stated || before.props.mtime != props.mtime,
+        let kind = self.of(on, at).or(self.of(on.other(), at))?.kind;
+        let (mode, time) = match self.of(on, at) {
+            Some(before) => (before.props.mode != props.mode, before.props.mtime != props.mtime),
+            // Where it did not say: this side knows which mode was agreed, but not which time.
+            None => {
+                let agreed = self.locals[at].row.as_ref().map(|stored| stored.row.agreed_mode);
+                (agreed != Some(props.mode), agreed == Some(props.mode))
+            }
         };
-        Some(Action {
-            on,
-            kind: before.kind,
-            deed,
-            path: self.paths[at].path().clone(),
-            size: 0,
-            why,
-        })
+        let deed = Deed::Properties { mode, time: time && kind != Kind::Directory };
+        Some(Action { on, kind, deed, path: self.paths[at].path().clone(), size: 0, why })
     }
 }
 

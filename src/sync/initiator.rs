@@ -253,7 +253,13 @@ impl Initiator<'_> {
             live,
             self.request.delete_limit,
         );
-        let actions = reconcile::actions(&paths, &locals, &draft.decisions, &draft.whys);
+        let actions = reconcile::actions(
+            &paths,
+            &locals,
+            &draft.decisions,
+            &draft.whys,
+            relation.first_contact,
+        );
         actions.iter().for_each(|action| self.report.action(action));
         draft.conflicts.iter().for_each(|conflict| self.report.conflict(conflict));
         guarded.map_err(SyncError::TooManyDeletions)?;

@@ -7,9 +7,11 @@
 // Each test file compiles its own copy of this module and uses only a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod pair;
 pub(crate) mod sshd;
 pub(crate) mod tree;
 pub(crate) mod user;
+pub(crate) mod wire;
 pub(crate) mod witness;
 
 use std::fs;

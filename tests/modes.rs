@@ -1,0 +1,263 @@
+//! The ways of running `psync ./a ./b`: dry runs, one-way runs, and the guards against deleting
+//! more than a person can have meant.
+//!
+//!     cargo test --test modes
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is a test's failure")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::pair::{Pair, clash_names, names, trashed};
+use common::tree::{assert_same_trees, snapshot};
+use common::{psync, read_text, run_expecting, write_file};
+
+/// Two folders that have agreed, with changes of each kind on both sides since.
+fn changed_pair() -> Pair {
+    let pair = Pair::agreed(&[
+        ("edited", "old"),
+        ("clash.txt", "common"),
+        ("deleted", "last words"),
+        ("moved", "a text that is long enough to be known again"),
+        ("d/inside", "inside"),
+    ]);
+    write_file(pair.a.join("edited"), "new, in a");
+    write_file(pair.a.join("clash.txt"), "of a");
+    write_file(pair.b.join("clash.txt"), "of b, and longer");
+    fs::remove_file(pair.b.join("deleted")).unwrap();
+    fs::rename(pair.a.join("moved"), pair.a.join("d/moved here")).unwrap();
+    write_file(pair.b.join("d/created/file"), "created in b");
+    pair
+}
+
+/// The lines that speak of actions and conflicts.
+fn plan(text: &str) -> Vec<String> {
+    let marks = ["create on", "update on", "delete on", "move on", "keep both on", "conflict ("];
+    let lines = text.lines().filter(|line| marks.iter().any(|mark| line.starts_with(mark)));
+    lines.map(clash_time_removed).collect()
+}
+
+/// The minute may change between two runs.
+fn clash_time_removed(line: &str) -> String {
+    match line.split_once("_clash_") {
+        Some((before, after)) => format!("{before}_clash_{}", &after[12..]),
+        None => line.to_string(),
+    }
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_that_a_real_run_carries_out_and_changes_nothing() {
+    let pair = changed_pair();
+    let before = (snapshot(&pair.a), snapshot(&pair.b));
+    let dry = pair.sync_expecting(40, &["--dry-run"]);
+    assert_eq!(before, (snapshot(&pair.a), snapshot(&pair.b)));
+    let again = pair.sync_expecting(40, &["-n"]);
+    assert_eq!(plan(&dry.out), plan(&again.out));
+    let real = pair.sync_to(40);
+    assert_eq!(plan(&dry.out), plan(&real.out));
+    assert_eq!(plan(&dry.err), plan(&real.err));
+    assert!(plan(&dry.out).len() >= 5, "{}", dry.out);
+}
+
+#[test]
+fn a_dry_run_of_a_first_copy_makes_no_folder() {
+    let pair = Pair::new();
+    write_file(pair.a.join("file"), "text");
+    fs::remove_dir(&pair.b).unwrap();
+    pair.sync_expecting(0, &["-n"]).has("create on");
+    assert!(!pair.b.exists(), "the folder of the other side was made");
+}
+
+#[test]
+fn mirror_push_makes_the_other_side_exactly_this_one() {
+    let pair = changed_pair();
+    write_file(pair.b.join("only in b"), "only in b");
+    write_file(pair.b.join("moved"), "edited in b");
+    let ours = snapshot(&pair.a);
+    pair.sync_expecting(0, &["--mirror", "push", "-v"]);
+    assert_eq!(snapshot(&pair.a), ours);
+    pair.assert_settled();
+    assert_eq!(trashed(&pair.b, "only in b"), ["only in b"]);
+    assert_eq!(trashed(&pair.b, "clash.txt"), ["of b, and longer"]);
+    assert_eq!(trashed(&pair.b, "moved"), ["edited in b"]);
+    assert_eq!(trashed(&pair.b, "d/created/file"), ["created in b"]);
+}
+
+#[test]
+fn mirror_pull_makes_this_side_exactly_the_other() {
+    let pair = changed_pair();
+    write_file(pair.a.join("only in a"), "only in a");
+    let theirs = snapshot(&pair.b);
+    pair.sync_expecting(0, &["--mirror=pull", "-v"]);
+    assert_eq!(snapshot(&pair.b), theirs);
+    pair.assert_settled();
+    assert_eq!(trashed(&pair.a, "only in a"), ["only in a"]);
+    assert_eq!(trashed(&pair.a, "clash.txt"), ["of a"]);
+}
+
+#[test]
+fn a_mirror_without_history_deletes_too_and_keeps_what_it_deletes() {
+    for (flow, winner, loser) in [("push", "a", "b"), ("pull", "b", "a")] {
+        let pair = Pair::new();
+        let (winner, loser) = (pair.temp.join(winner), pair.temp.join(loser));
+        write_file(winner.join("shared"), "right");
+        write_file(loser.join("shared"), "wrong");
+        write_file(loser.join("d/extra"), "extra");
+        write_file(winner.join("new/file"), "new");
+        pair.sync_expecting(0, &["--mirror", flow]);
+        assert_eq!(names(&loser), ["new", "shared"]);
+        assert_eq!(trashed(&loser, "shared"), ["wrong"]);
+        assert_eq!(trashed(&loser, "d/extra"), ["extra"]);
+        pair.assert_settled();
+    }
+}
+
+#[test]
+fn a_mirror_of_what_does_not_exist_is_an_error() {
+    let pair = Pair::new();
+    write_file(pair.b.join("file"), "text");
+    fs::remove_dir(&pair.a).unwrap();
+    pair.sync_expecting(11, &["--mirror", "push"]).has("no such directory");
+    assert!(!pair.a.exists());
+    assert_eq!(names(&pair.b), ["file"]);
+}
+
+#[test]
+fn mirror_takes_push_or_pull_and_delete_is_explained() {
+    let pair = Pair::new();
+    pair.sync_expecting(1, &["--mirror", "both"]).has("push").has("pull");
+    pair.sync_expecting(1, &["--delete"]).has("--mirror");
+}
+
+/// A pair that agreed on so many files.
+fn pair_of(files: usize) -> Pair {
+    let pair = Pair::new();
+    for number in 0..files {
+        write_file(pair.a.join(format!("file {number}")), format!("{number}"));
+    }
+    pair.sync_to(0);
+    pair
+}
+
+fn delete(root: &Path, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        fs::remove_file(root.join(format!("file {number}"))).unwrap();
+    }
+}
+
+#[test]
+fn more_than_half_deleted_stops_the_run_before_the_first_change() {
+    let pair = pair_of(210);
+    delete(&pair.a, 0..120);
+    write_file(pair.b.join("new"), "new");
+    let before = (snapshot(&pair.a), snapshot(&pair.b));
+    let said = pair.sync_expecting(41, &[]);
+    said.has("deletes 120 of 211").has("--max-delete=120").has("nothing was changed");
+    assert_eq!(before, (snapshot(&pair.a), snapshot(&pair.b)));
+    pair.sync_expecting(41, &["--max-delete", "119"]);
+    pair.sync_expecting(41, &["--max-delete", "10%"]);
+    pair.sync_expecting(0, &["--max-delete", "120"]);
+    pair.assert_settled();
+    assert_eq!(names(&pair.b).len(), 91);
+}
+
+#[test]
+fn the_limit_holds_for_deletions_on_either_side() {
+    let pair = pair_of(20);
+    delete(&pair.b, 0..6);
+    pair.sync_expecting(41, &["--max-delete", "5"]).has("on this side");
+    pair.sync_expecting(41, &["--max-delete", "29%"]);
+    pair.sync_expecting(0, &["--max-delete", "30%"]);
+    pair.assert_settled();
+    pair.sync_expecting(1, &["--max-delete", "many"]).has("'many'");
+}
+
+#[test]
+fn a_folder_moved_whole_is_no_deletion() {
+    let pair = Pair::new();
+    for number in 0..150 {
+        write_file(pair.a.join(format!("old/file {number}")), format!("{number}"));
+    }
+    pair.sync_to(0);
+    fs::rename(pair.a.join("old"), pair.a.join("new")).unwrap();
+    pair.sync_to(0);
+}
+
+#[test]
+fn an_emptied_root_stops_the_run() {
+    for emptied in ["a", "b"] {
+        let pair = pair_of(5);
+        delete(&pair.temp.join(emptied), 0..5);
+        pair.sync_expecting(41, &[]).has("the root is empty").has("--max-delete");
+        assert_eq!(names(&pair.a).len() + names(&pair.b).len(), 5);
+        // As the message says.
+        pair.sync_expecting(0, &["--max-delete=100%"]);
+        assert_same_trees(&pair.a, &pair.b);
+        assert!(names(&pair.a).is_empty());
+    }
+}
+
+#[test]
+fn an_unmounted_root_whose_state_went_with_it_brings_everything_back() {
+    let pair = pair_of(5);
+    fs::remove_dir_all(&pair.b).unwrap();
+    fs::create_dir(&pair.b).unwrap();
+    pair.sync_to(0);
+    assert_eq!(names(&pair.b).len(), 5);
+}
+
+#[test]
+fn state_may_live_elsewhere() {
+    let pair = Pair::new();
+    write_file(pair.a.join("file"), "text");
+    let state = pair.temp.join("state");
+    let state_dir = format!("--state-dir={}", state.display());
+    pair.sync_expecting(0, &[&state_dir]);
+    assert!(!pair.a.join(".psync/index.db").exists());
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 2);
+    fs::remove_file(pair.a.join("file")).unwrap();
+    pair.sync_expecting(0, &[&state_dir, "--max-delete=1"]);
+    assert!(names(&pair.b).is_empty());
+}
+
+#[test]
+fn a_limit_of_the_rate_is_kept() {
+    let pair = Pair::new();
+    write_file(pair.a.join("file"), common::pair::noise(1, 150_000));
+    let started = std::time::Instant::now();
+    pair.sync_expecting(0, &["--bwlimit=150"]);
+    assert!(started.elapsed().as_millis() > 700, "{:?}", started.elapsed());
+    pair.assert_settled();
+    pair.sync_expecting(1, &["--bwlimit=fast"]).has("'fast'");
+}
+
+#[test]
+fn three_sides_or_two_remote_ones_are_refused() {
+    let pair = Pair::new();
+    for sides in [&["a"][..], &["a", "b", "c"], &["h:a", "i:b"], &["h::module", "a"], &["", "a"]] {
+        run_expecting(psync(&pair.temp).args(sides).current_dir(pair.temp.path()), 1);
+    }
+}
+
+#[test]
+fn version_and_help_are_printed() {
+    let pair = Pair::new();
+    let version = run_expecting(psync(&pair.temp).arg("--version"), 0);
+    assert_eq!(version.trim(), format!("psync {}", env!("CARGO_PKG_VERSION")));
+    let help = run_expecting(psync(&pair.temp).arg("--help"), 0);
+    assert!(help.contains("--mirror") && help.contains(".psync/trash"), "{help}");
+}
+
+#[test]
+fn clash_files_are_ordinary_files_afterwards() {
+    let pair = changed_pair();
+    pair.sync_to(40);
+    let clash = clash_names(&pair.a).pop().unwrap();
+    write_file(pair.b.join(&clash), "resolved");
+    pair.sync_to(0);
+    assert_eq!(read_text(pair.a.join(&clash)), "resolved");
+    fs::remove_file(pair.a.join(&clash)).unwrap();
+    pair.sync_to(0);
+    assert!(clash_names(&pair.b).is_empty());
+}

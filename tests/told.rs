@@ -1,0 +1,250 @@
+//! What a run says: `-v`, `-q`, `-i`, `--stats` and `--json`.
+//!
+//!     cargo test --test told
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is a test's failure")]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+
+use common::pair::{Pair, clash_names};
+use common::tree::{now_ns, set_mtime};
+use common::{set_mode, write_file};
+
+/// Two folders that have agreed, with one change of each kind since, most of them in `a`.
+fn changed_pair() -> Pair {
+    let long = "a text that is long enough to be known again";
+    let pair = Pair::agreed(&[
+        ("edited", "old"),
+        ("mode", "mode"),
+        ("time", "time"),
+        ("deleted", "deleted"),
+        ("moved", long),
+        ("clash.txt", "common"),
+        ("of b", "of b"),
+    ]);
+    write_file(pair.a.join("edited"), "new content");
+    set_mode(&pair.a.join("mode"), 0o700);
+    set_mtime(&pair.a.join("time"), 1_000_000_000);
+    set_mtime(&pair.a.join("time"), now_ns() + 5_000_000_000);
+    fs::remove_file(pair.a.join("deleted")).unwrap();
+    fs::rename(pair.a.join("moved"), pair.a.join("moved away")).unwrap();
+    fs::create_dir(pair.a.join("folder")).unwrap();
+    symlink("target", pair.a.join("link")).unwrap();
+    write_file(pair.a.join("created"), "1234567");
+    write_file(pair.b.join("of b"), "edited in b");
+    write_file(pair.a.join("clash.txt"), "of a");
+    set_mtime(&pair.a.join("clash.txt"), 1_000_000_000_000_000_000);
+    write_file(pair.b.join("clash.txt"), "of b");
+    pair
+}
+
+#[test]
+fn itemize_prints_rsync_s_letters_and_marks_for_moves_and_conflicts() {
+    let pair = changed_pair();
+    let said = pair.sync_expecting(40, &["-i"]);
+    let clash = clash_names(&pair.a).pop().unwrap();
+    for line in [
+        "<fc.t...... edited",
+        ".f...p..... mode",
+        ".f..t...... time",
+        "*deleting   deleted",
+        "<f~........ moved -> moved away",
+        "<d+++++++++ folder",
+        "<L+++++++++ link",
+        "<f+++++++++ created",
+        ">fc.t...... of b",
+        &format!(">f!........ clash.txt ({clash})"),
+    ] {
+        said.has_line(line);
+    }
+    let letters = said.out.lines().filter(|line| line.as_bytes().get(11) == Some(&b' '));
+    assert_eq!(letters.count(), 10, "{}", said.out);
+}
+
+#[test]
+fn a_verbose_run_names_each_action_and_twice_verbose_says_why() {
+    let pair = changed_pair();
+    let b = pair.temp.join("b");
+    let said = pair.sync_expecting(40, &["-n", "-v"]);
+    said.has("update on").has("edited").has("move on").has("moved -> moved away").has("delete on");
+    said.has_not("changed on one side only");
+    let said = pair.sync_expecting(40, &["-vv"]);
+    said.has("changed on one side only").has("deleted on one side, unchanged on the other");
+    said.has(&b.file_name().unwrap().to_string_lossy());
+}
+
+#[test]
+fn a_quiet_run_says_nothing_but_conflicts_and_problems() {
+    let pair = Pair::agreed(&[("file", "old"), ("clash", "common")]);
+    write_file(pair.a.join("file"), "new");
+    let said = pair.sync_expecting(0, &["-q"]);
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("", ""));
+    write_file(pair.a.join("clash"), "of a");
+    write_file(pair.b.join("clash"), "of b!");
+    let said = pair.sync_expecting(40, &["-q"]);
+    assert_eq!(said.out, "");
+    assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    said.has("conflict (modified-both): clash");
+}
+
+#[test]
+fn stats_say_in_numbers_what_was_done() {
+    let pair = changed_pair();
+    let said = pair.sync_expecting(40, &["--stats"]);
+    for part in
+        ["bytes sent: ", "bytes received: ", "turns of the line: ", "seconds: ", "entries on"]
+    {
+        said.has(part);
+    }
+    said.has("3 created").has("1 moved").has("1 deleted").has("2 properties").has("conflicts: 1");
+}
+
+#[test]
+fn json_is_one_object_a_line_with_all_that_a_script_needs() {
+    let pair = changed_pair();
+    let said = pair.sync_expecting(40, &["--json"]);
+    let objects = said.objects();
+    let start = &objects[0];
+    assert_eq!(start["type"], "start");
+    assert_eq!(start["flow"], "two-way");
+    assert_eq!(start["dry_run"], false);
+    assert!(start["left"].as_str().unwrap().ends_with("/a"), "{start}");
+    assert!(start["right"].as_str().unwrap().ends_with("/b"), "{start}");
+
+    let action = |path: &str| {
+        let mut found = objects.iter().filter(|o| o["type"] == "action" && o["path"] == path);
+        let action = found.next().unwrap_or_else(|| panic!("no action on {path}"));
+        assert!(found.next().is_none(), "two actions on {path}");
+        action
+    };
+    for (path, side, name, kind, size) in [
+        ("edited", "remote", "update", "file", 11),
+        ("mode", "remote", "properties", "file", 0),
+        ("deleted", "remote", "delete", "file", 0),
+        ("moved away", "remote", "move", "file", 0),
+        ("folder", "remote", "create", "directory", 0),
+        ("link", "remote", "create", "symlink", 0),
+        ("created", "remote", "create", "file", 7),
+        ("of b", "local", "update", "file", 11),
+        ("clash.txt", "local", "keep-both", "file", 4),
+    ] {
+        let action = action(path);
+        assert_eq!(action["side"], side, "{action}");
+        assert_eq!(action["action"], name, "{action}");
+        assert_eq!(action["kind"], kind, "{action}");
+        assert_eq!(action["size"], size, "{action}");
+        assert!(action["why"].as_str().is_some_and(|why| !why.is_empty()), "{action}");
+    }
+    assert_eq!(action("moved away")["from"], "moved");
+    assert_eq!(action("clash.txt")["clash"], clash_names(&pair.a)[0].as_str());
+
+    let conflicts = said.objects_of("conflict");
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!(conflicts[0]["path"], "clash.txt");
+    assert_eq!(conflicts[0]["kind"], "modified-both");
+
+    let summary = said.summary();
+    assert_eq!(summary["exit"], 40);
+    assert_eq!(summary["carried_out"], true);
+    assert_eq!(summary["conflicts"], 1);
+    assert_eq!(summary["failed"], 0);
+    assert_eq!(summary["remote"]["created"]["files"], 2);
+    assert_eq!(summary["remote"]["created"]["directories"], 1);
+    assert_eq!(summary["remote"]["created"]["bytes"], 7);
+    assert_eq!(summary["local"]["updated"]["bytes"], 11);
+    assert_eq!(summary["entries_local"], 9);
+    assert_eq!(summary["entries_remote"], 7);
+    for number in ["bytes_sent", "bytes_received", "turns"] {
+        assert!(summary[number].as_u64().unwrap() > 0, "{summary}");
+    }
+    assert!(summary["seconds"].as_f64().is_some(), "{summary}");
+}
+
+#[test]
+fn json_tells_problems_and_errors_too() {
+    let pair = Pair::agreed(&[("file", "text")]);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        pair.b.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let problems = pair.sync_expecting(0, &["--json"]).objects_of("problem");
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0]["kind"], "special");
+    assert_eq!(problems[0]["path"], "pipe");
+    assert_eq!(problems[0]["side"], "remote");
+
+    fs::remove_dir_all(&pair.b).unwrap();
+    write_file(&pair.b, "a file");
+    let said = pair.sync_expecting(11, &["--json"]);
+    let last = said.objects().pop().unwrap();
+    assert_eq!(last["type"], "error");
+    assert_eq!(last["exit"], 11);
+    assert!(last["text"].as_str().unwrap().contains("not a directory"), "{last}");
+}
+
+#[test]
+fn names_that_are_no_text_come_readable_and_exact() {
+    let pair = Pair::new();
+    write_file(pair.a.join(OsStr::from_bytes(b"caf\xe9\nred\x1b[31m")), "text");
+    let said = pair.sync_expecting(0, &["--json", "-n"]);
+    let action = said.objects_of("action").pop().unwrap();
+    assert_eq!(action["path_hex"], "636166e90a7265641b5b33316d");
+    let said = pair.sync_expecting(0, &["-v"]);
+    assert!(!said.out.contains('\x1b'), "{:?}", said.out);
+    assert_eq!(said.out.lines().filter(|line| line.contains("caf")).count(), 1, "{}", said.out);
+}
+
+#[test]
+fn a_deleted_folder_is_told_as_a_folder() {
+    let pair = Pair::agreed(&[("d/e/file", "text"), ("kept", "kept")]);
+    fs::remove_dir_all(pair.a.join("d")).unwrap();
+    let said = pair.sync_expecting(0, &["--json"]);
+    let deleted = &said.summary()["remote"]["deleted"];
+    assert_eq!((deleted["files"].as_u64(), deleted["directories"].as_u64()), (Some(1), Some(2)));
+}
+
+#[test]
+fn a_first_copy_to_a_third_root_is_told_as_what_it_is() {
+    let pair = Pair::agreed(&[("edited", "old"), ("mode", "text"), ("deleted", "text")]);
+    write_file(pair.a.join("edited"), "new");
+    set_mode(&pair.b.join("mode"), 0o700);
+    fs::remove_file(pair.b.join("deleted")).unwrap();
+    pair.sync_expecting(0, &[]);
+    let third = pair.temp.folder("third");
+    let mut command = common::psync(&pair.temp);
+    command.args(["-i"]).arg(&pair.a).arg(&third);
+    let said = common::pair::Said::of(&mut command, 0);
+    said.has_line("<f+++++++++ edited").has_line("<f+++++++++ mode").has_not("deleting");
+}
+
+#[test]
+fn a_second_run_says_nothing_to_do() {
+    let pair = changed_pair();
+    pair.sync_expecting(40, &[]);
+    for options in
+        [&[][..], &["-v"], &["-i"], &["--mirror", "push"], &["--mirror", "pull"], &["-n"]]
+    {
+        pair.sync_expecting(0, options).has_line("nothing to do");
+    }
+    let said = pair.sync_expecting(0, &["--json"]);
+    assert_eq!(said.objects().len(), 2, "{}", said.out);
+}
+
+#[test]
+fn a_run_whose_output_nobody_reads_still_does_its_work() {
+    let pair = changed_pair();
+    let mut command = pair.command(&["-v", "--stats"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = command.stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(40));
+    pair.assert_settled();
+}
