@@ -79,10 +79,15 @@ impl Voice {
             (Flow::ToResponder, other_first) => Some(!other_first),
             (Flow::ToInitiator, other_first) => Some(other_first),
         };
-        let (arrow, flow) = match to_right {
-            None => ("<->", "two-way"),
-            Some(true) => ("->", "mirror"),
-            Some(false) => ("<-", "mirror"),
+        let arrow = match to_right {
+            None => "<->",
+            Some(true) => "->",
+            Some(false) => "<-",
+        };
+        let flow = match options.flow {
+            Flow::TwoWay => "two-way",
+            Flow::ToResponder => "mirror-push",
+            Flow::ToInitiator => "mirror-pull",
         };
         match self {
             Voice::Terminal(terminal) => terminal.start(&left, &right, arrow),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Root, WORK_DIR};
@@ -70,7 +70,7 @@ impl Place {
     fn make_keyed(&self, home: &Path) -> io::Result<PathBuf> {
         let key = blake3::hash(self.path.as_os_str().as_bytes()).to_hex();
         let dir = home.join(&key[..16]);
-        fs::create_dir_all(&dir)?;
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir)?;
         // Not needed by psync: for the person who wonders whose state this is.
         fs::write(dir.join("root"), self.path.as_os_str().as_bytes())?;
         Ok(dir)
@@ -104,7 +104,8 @@ fn is_network(root: &Root) -> io::Result<bool> {
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
+    // For its owner only: the index names everything in the tree.
+    match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }

@@ -78,10 +78,10 @@ pub fn scan(
     let started = SystemTime::now();
     let known = index.known()?;
     let walked = walk::walk(root, &known, &rules, report).map_err(ScanError::Root)?;
-    if !allow_empty && walked.entries == 0 && walked.ignored.is_empty() && known.len() > 1 {
+    if !allow_empty && walked.entries == 0 && walked.ignored == 0 && known.len() > 1 {
         return Err(ScanError::Emptied(known.len() as u64));
     }
-    let Walked { mut found, ignored, blind, mut problems, ignore_files, entries } = walked;
+    let Walked { mut found, holders, blind, mut problems, ignore_files, entries, .. } = walked;
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     let read = hash::read_all(root, &found);
     let scope = Scope::new(rules, ignore_files);
@@ -99,7 +99,7 @@ pub fn scan(
             }
         }
     }
-    drop_residue(index, &mut seen, &ignored)?;
+    drop_residue(index, &mut seen, holders)?;
     let gone = gone_rows(index, &known, &survey)?;
     let steps = changes::steps(index, seen, gone, &announced, now(started))?;
     write(index, steps, !announced.is_empty())?;
@@ -146,9 +146,10 @@ fn is_left_open(path: &RelPath, read: &Read1, announced: &Announced) -> bool {
 fn drop_residue(
     index: &mut Index,
     seen: &mut Vec<Seen>,
-    ignored: &[RelPath],
+    holders: Vec<RelPath>,
 ) -> Result<(), IndexError> {
-    let holders: HashSet<RelPath> = ignored.iter().flat_map(RelPath::ancestors).collect();
+    let above = holders.iter().flat_map(RelPath::ancestors);
+    let holders: HashSet<RelPath> = above.chain(holders.iter().cloned()).collect();
     let mut needed: HashSet<RelPath> = HashSet::new();
     let mut kept = Vec::with_capacity(seen.len());
     // Backwards, so that what is in a directory is looked at before the directory.

@@ -31,8 +31,10 @@ pub(super) struct Found {
 pub(super) struct Walked {
     /// New or changed entries, in no order.
     pub(super) found: Vec<Found>,
-    /// Entries that a filter leaves alone; nothing below them was looked at.
-    pub(super) ignored: Vec<RelPath>,
+    /// How many entries are left alone, by a filter or because they are another root's state.
+    pub(super) ignored: u64,
+    /// The directories below the root that hold such entries.
+    pub(super) holders: Vec<RelPath>,
     /// Entries about which nothing can be said, nor about what is below them.
     pub(super) blind: Vec<RelPath>,
     /// What a person should hear of.
@@ -67,7 +69,8 @@ pub(super) fn walk(
     let mut whole = Walked::default();
     for part in parts {
         whole.found.extend(part.found);
-        whole.ignored.extend(part.ignored);
+        whole.ignored += part.ignored;
+        whole.holders.extend(part.holders);
         whole.blind.extend(part.blind);
         whole.problems.extend(part.problems);
         whole.ignore_files.extend(part.ignore_files);
@@ -240,11 +243,14 @@ impl Walker<'_> {
 
     fn look_at(&self, path: &[u8], stat: Stat, level: &Level, trivial: bool, walked: &mut Walked) {
         if path.rsplit(|&byte| byte == b'/').next() == Some(STATE_DIR) {
+            if path != STATE_DIR {
+                leave_alone(path, walked);
+            }
             return;
         }
         let is_dir = stat.kind == FileKind::Directory;
         if !trivial && self.rules.ignores(level, path, is_dir) {
-            walked.ignored.extend(RelPath::new(path).ok());
+            leave_alone(path, walked);
             return;
         }
         let unchanged = self.known.is_unchanged(path, stat.stamp());
@@ -291,7 +297,10 @@ impl Walker<'_> {
         let path = path.map_err(io::Error::other)?;
         let unreadable =
             |error| io::Error::other(format!("its .psyncignore cannot be read: {error}"));
-        let (file, _) = self.root.open_file(&path).map_err(unreadable)?;
+        let (file, stat) = self.root.open_file(&path).map_err(unreadable)?;
+        if stat.size > IGNORE_FILE_MAX {
+            return Err(unreadable(io::Error::other("it is larger than 1 MiB")));
+        }
         let mut text = Vec::new();
         file.take(IGNORE_FILE_MAX).read_to_end(&mut text).map_err(unreadable)?;
         let (file, bad) = IgnoreFile::parse(&text);
@@ -303,6 +312,13 @@ impl Walker<'_> {
         walked.ignore_files.insert(directory.path.clone(), file.clone());
         Ok(directory.level.below(directory.path.as_ref(), file))
     }
+}
+
+/// Notes an entry that is not synced.
+fn leave_alone(path: &[u8], walked: &mut Walked) {
+    walked.ignored += 1;
+    let above = path.iter().rposition(|&byte| byte == b'/').map(|slash| &path[..slash]);
+    walked.holders.extend(above.and_then(|above| RelPath::new(above).ok()));
 }
 
 fn problem(kind: ProblemKind, path: &[u8], text: String) -> Problem {

@@ -39,6 +39,7 @@ pub fn initiate(
     report: &dyn Report,
 ) -> Result<Outcome, SyncError> {
     let result = Initiator { site, held_back: Vec::new(), line: &mut line, request, report }.run();
+    let result = result.map_err(|error| what_was_said(error, &mut line));
     match &result {
         Ok(_) => line.finish()?,
         // Whoever gave the error up knows it already.
@@ -48,6 +49,20 @@ pub fn initiate(
         Err(error) => line.give_up(&error.to_message()),
     }
     result
+}
+
+/// A remote shell that writes text and ends breaks the line for writing before its text is read:
+/// the text says more than the broken line.
+fn what_was_said(error: SyncError, line: &mut Line) -> SyncError {
+    match error {
+        SyncError::Line(LineError::Io(_)) if line.traffic().received() == 0 => {
+            match line.receive("saying why it ended") {
+                Err(said @ LineError::Protocol(ProtocolError::NotPsync(_))) => said.into(),
+                Ok(_) | Err(_) => error,
+            }
+        }
+        other => other,
+    }
 }
 
 struct Initiator<'a> {
