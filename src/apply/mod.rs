@@ -192,6 +192,7 @@ impl<'a> Applier<'a> {
     pub fn finish(&mut self) -> Result<Vec<Failure>, ApplyError> {
         self.commit_batch()?;
         self.close_directories()?;
+        self.staging.prune_trash(&self.names.trash);
         Ok(std::mem::take(&mut self.failures))
     }
 

@@ -55,7 +55,9 @@ impl Exit {
     pub(super) fn of(error: &SyncError) -> Exit {
         match error {
             SyncError::Filter(_) | SyncError::SameRoot => Exit::Usage,
-            SyncError::Root { .. } | SyncError::State { .. } => Exit::FileIo,
+            SyncError::Root { .. } | SyncError::ReadOnly(_) | SyncError::State { .. } => {
+                Exit::FileIo
+            }
             SyncError::OtherDirectory { .. } => Exit::Guard,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
             | SyncError::TooManyDeletions(_) => Exit::Guard,

@@ -16,4 +16,4 @@ pub use decide::{Context, Fate, Policy, Rows, Ruling, decide};
 pub use draft::{Draft, Keys, Local, draft};
 pub use guard::{DeleteLimit, Tripped, check_deletions, count_deletions};
 pub use tell::actions;
-pub use verify::verify;
+pub use verify::{changes_responder, verify};

@@ -36,7 +36,8 @@ fn refuse(why: &'static str) -> Result<(), ProtocolError> {
     Err(ProtocolError::Contradiction(why))
 }
 
-fn changes_responder(decision: &Decision) -> bool {
+/// Whether something on the responder's side may have to change.
+pub fn changes_responder(decision: &Decision) -> bool {
     match decision.content {
         ContentDecision::Agree | ContentDecision::Take(Role::Responder) => false,
         ContentDecision::Ignore | ContentDecision::Later => false,

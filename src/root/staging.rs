@@ -257,6 +257,12 @@ impl Staging {
         let _ = fs::unlinkat(&displaced.dir, &displaced.name, AtFlags::empty());
     }
 
+    /// Takes away the directories of a run's trash that hold nothing.
+    pub fn prune_trash(&self, run: &str) {
+        // What cannot be pruned does no harm.
+        let _ = prune(&self.trash, run.as_ref());
+    }
+
     /// Moves a file into the trash, to the name that belongs to `path`; where that is taken a
     /// number is appended.
     fn move_to_trash(
@@ -303,6 +309,21 @@ impl Staging {
         }
         Err(io::Error::from(io::ErrorKind::NotADirectory))
     }
+}
+
+fn prune(above: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let flags = WORK_FLAGS | OFlags::NOFOLLOW;
+    let dir = fs::openat(above, name, flags, Mode::empty())?;
+    let mut below = Vec::new();
+    super::list_dir(&dir, &mut Vec::new(), |name, stat| {
+        if stat.is_ok_and(|stat| stat.kind == super::FileKind::Directory) {
+            below.push(name.to_vec());
+        }
+    })?;
+    for name in below {
+        let _ = prune(&dir, OsStr::from_bytes(&name));
+    }
+    Ok(fs::unlinkat(above, name, AtFlags::REMOVEDIR)?)
 }
 
 fn make_dir_if_missing(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {

@@ -278,6 +278,10 @@ impl Initiator<'_> {
         actions.iter().for_each(|action| self.report.action(action));
         draft.conflicts.iter().for_each(|conflict| self.report.conflict(conflict));
         guarded.map_err(SyncError::TooManyDeletions)?;
+        let comes_here = actions.iter().any(|action| action.on == Role::Initiator);
+        if comes_here && !self.site.writable && !self.request.dry_run {
+            return Err(SyncError::ReadOnly(self.site.root.path().to_path_buf()));
+        }
         let mut outcome = Outcome {
             actions,
             conflicts: draft.conflicts,

@@ -80,6 +80,9 @@ pub enum SyncError {
         /// What is wrong.
         error: OpenError,
     },
+    /// The root cannot be written, and something has to be.
+    #[error("{path}: the root is read-only, and the other side's changes have to come here; --mirror push sends it one way", path = .0.display())]
+    ReadOnly(PathBuf),
     /// The root, whose state lives elsewhere, is not the directory that it was.
     #[error(
         "{path}: this is another directory than last time (is the right file system mounted?); if it is meant to be, remove {state} and run again",
@@ -181,7 +184,7 @@ impl SyncError {
     /// The number under which the other end hears of it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            SyncError::Root { .. } => ErrorCode::Root,
+            SyncError::Root { .. } | SyncError::ReadOnly(_) => ErrorCode::Root,
             SyncError::OtherDirectory { .. } => ErrorCode::Guard,
             SyncError::Open { error: OpenError::Busy, .. } => ErrorCode::Busy,
             SyncError::State { .. } | SyncError::Open { .. } | SyncError::Index(_) => ErrorCode::Io,

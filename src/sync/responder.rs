@@ -313,6 +313,9 @@ impl Responder<'_> {
             return Err(ProtocolError::Contradiction("a dry run is followed by a plan").into());
         }
         let Planned { agreement, listening } = planned;
+        if !self.site.writable && agreement.decisions.iter().any(reconcile::changes_responder) {
+            return Err(SyncError::ReadOnly(self.site.root.path().to_path_buf()));
+        }
         let keys = Keys { ours: self.our_key(), theirs: their_key };
         let worker = Worker::new(
             self.site,

@@ -19,6 +19,8 @@ pub struct Site {
     pub place: Place,
     /// Its stage and trash.
     pub staging: Staging,
+    /// Whether the root can be written.
+    pub writable: bool,
     /// Its index.
     pub index: Index,
     /// What a person should hear of.
@@ -46,11 +48,13 @@ impl Site {
             // A root that cannot be written has no stage to share.
             Some(Err(_)) | None => None,
         };
-        let staging = match Staging::open(&root) {
-            Ok(staging) => staging,
-            Err(error) if is_read_only(&error) => Staging::open_beside(&state)
-                .map_err(|error| SyncError::State { path: path.to_path_buf(), error })?,
-            Err(error) => return Err(SyncError::State { path: path.to_path_buf(), error }),
+        let unwritten = |error| SyncError::State { path: path.to_path_buf(), error };
+        let (staging, writable) = match Staging::open(&root) {
+            Ok(staging) => (staging, true),
+            Err(error) if is_read_only(&error) => {
+                (Staging::open_beside(&state).map_err(unwritten)?, false)
+            }
+            Err(error) => return Err(unwritten(error)),
         };
         let (mut index, set_aside) = Index::open(&state, random).map_err(at)?;
         if !state.starts_with(&place.path) {
@@ -68,7 +72,15 @@ impl Site {
                 aside.path.display()
             ),
         });
-        Ok(Site { notes: notes.collect(), root, place, staging, index, _locks: (lock, stage_lock) })
+        Ok(Site {
+            notes: notes.collect(),
+            root,
+            place,
+            staging,
+            writable,
+            index,
+            _locks: (lock, stage_lock),
+        })
     }
 
     /// Takes away a root that was made for a run which then put nothing into it.
