@@ -117,6 +117,10 @@ impl Index {
     }
 
     fn try_open(dir: &Path, random: &impl Fn(&mut [u8])) -> Result<Index, Trouble> {
+        // For SQLite an empty file is a new database; here somebody or something emptied it.
+        if fs::metadata(dir.join(FILE)).is_ok_and(|found| found.len() == 0) {
+            return Err(Trouble::Unusable("the state database is empty".into()));
+        }
         let mut db = Connection::open(dir.join(FILE))?;
         db.busy_timeout(Duration::from_secs(5))?;
         db.set_prepared_statement_cache_capacity(64);
