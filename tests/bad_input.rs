@@ -290,7 +290,7 @@ fn a_state_database_damaged_in_the_middle_is_set_aside() {
 
 #[test]
 fn a_truncated_state_database_is_set_aside() {
-    for keep in [100, 5000] {
+    for keep in [0, 100, 5000] {
         with_spoiled_state(
             |state| {
                 let bytes = fs::read(state).unwrap();
