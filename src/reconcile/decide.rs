@@ -36,6 +36,15 @@ impl Context {
         };
         Context { flow, tie: self.tie.other(), ..self }
     }
+
+    /// The side that is mirrored, if changes go one way.
+    pub(super) fn source(&self) -> Option<Role> {
+        match self.flow {
+            Flow::TwoWay => None,
+            Flow::ToResponder => Some(Role::Initiator),
+            Flow::ToInitiator => Some(Role::Responder),
+        }
+    }
 }
 
 /// What becomes of the content, before clash files have names.
@@ -112,10 +121,9 @@ impl Rows<'_> {
 
 /// The rule for one path.
 pub fn decide(rows: Rows<'_>, context: &Context) -> Ruling {
-    match context.flow {
-        Flow::TwoWay => two_way(rows, context),
-        Flow::ToResponder => one_way(rows, Role::Initiator),
-        Flow::ToInitiator => one_way(rows, Role::Responder),
+    match context.source() {
+        None => two_way(rows, context),
+        Some(source) => one_way(rows, source),
     }
 }
 

@@ -260,6 +260,8 @@ impl<'a> Drafter<'a> {
         match ruling.fate {
             Fate::Take(role) if role == holder => {}
             Fate::KeepBoth(role) if role == holder => {}
+            // What the source of a mirror has not is never made there.
+            _ if self.context.source() == Some(holder.other()) => self.planned[at] = Planned::Later,
             _ if self.row(holder.other(), at).content.is_live() => {
                 self.planned[at] = Planned::Ruled(type_conflict(holder, self.context));
             }

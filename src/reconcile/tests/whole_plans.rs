@@ -434,3 +434,29 @@ fn a_deleted_directory_with_an_unreadable_file_inside_stays_until_it_can_be_read
         assert_eq!(blind.names(), ["d", "d/f"], "at the initiator: {at_initiator}");
     }
 }
+
+#[test]
+fn a_mirror_does_not_give_the_source_a_directory_that_it_cannot_remove() {
+    for flow in [Flow::ToResponder, Flow::ToInitiator] {
+        for replaced in [false, true] {
+            let [mut a, mut b] = pair(&[("d/f", "old"), ("d/g", "old")]);
+            let (source, mirror) =
+                if flow == Flow::ToResponder { (&mut a, &mut b) } else { (&mut b, &mut a) };
+            source.delete("d");
+            if replaced {
+                source.write("d", "file", 20);
+            }
+            mirror.blind.insert(path("d/f"));
+            let before = source.tree();
+            hold(&mut a, &mut b, Session { flow, ..WHOLE });
+            let (source, mirror) = if flow == Flow::ToResponder { (&a, &b) } else { (&b, &a) };
+            assert_eq!(source.tree(), before, "{flow:?}");
+            assert_eq!(mirror.names(), ["d", "d/f"], "{flow:?}");
+            a.blind.clear();
+            b.blind.clear();
+            hold(&mut a, &mut b, Session { flow, ..WHOLE });
+            assert_eq!(a.tree(), before);
+            assert_eq!(b.tree(), before);
+        }
+    }
+}
