@@ -130,17 +130,6 @@ impl Replica {
         self.advance(&name, content, Props { mode, mtime: time(at) });
     }
 
-    pub(super) fn mkdir(&mut self, name: &str) {
-        self.clock += 1;
-        self.make_parents(&path(&format!("{name}/x")));
-    }
-
-    pub(super) fn set_props(&mut self, name: &str, props: Props) {
-        self.clock += 1;
-        let content = self.live(&path(name)).unwrap().row.content.clone();
-        self.advance(&path(name), content, props);
-    }
-
     /// A directory goes with what is in it.
     pub(super) fn delete(&mut self, name: &str) {
         self.clock += 1;
@@ -239,8 +228,6 @@ pub(super) struct Meeting {
     at_responder: Paths,
     pub(super) locals: Vec<Local>,
     pub(super) draft: Draft,
-    /// How many rows the initiator stated, and how many directories as moved.
-    pub(super) stated: (usize, usize),
 }
 
 impl Meeting {
@@ -290,7 +277,8 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let first_contact = !a.knows(b) || !b.knows(a);
     let a_knows = a.peers.get(&b.id);
     let news = a.news(a_knows.map_or(0, |peer| peer.ours), a_knows);
-    let (told, moved) = fold_and_unfold(&news, a, b);
+    // Checks that what is folded is unfolded to the same rows.
+    fold_and_unfold(&news, a, b);
     let stated: Vec<_> = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
     let b_knows = b.peers.get(&a.id);
     let heard = on_the_line(&stated, &keys[0]);
@@ -319,7 +307,7 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let both = Keys { initiator: &keys[0], responder: &keys[1] };
     let mut is_taken = |name: &RelPath| a.row(name).is_some();
     let draft = draft(&paths, &locals, both, &context, terms.stamp, &mut is_taken);
-    Meeting { paths, at_responder, locals, draft, stated: (told, moved) }
+    Meeting { paths, at_responder, locals, draft }
 }
 
 /// How many rows, and how many directories, cross the line; checks that the other end makes the
