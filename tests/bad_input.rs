@@ -388,9 +388,9 @@ fn a_second_psync_on_the_same_root_waits_for_nobody_and_says_so() {
 fn a_file_that_changes_all_the_time_is_left_for_the_next_run() {
     let pair = Pair::agreed(&[("busy", "old"), ("quiet", "old")]);
     let busy = pair.a.join("busy");
-    write_file(&busy, noise(1, 20_000_000));
+    write_file(&busy, noise(1, 60_000_000));
     write_file(pair.a.join("quiet"), "new");
-    let stop = AtomicBool::new(false);
+    let (started, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let said = thread::scope(|scope| {
         scope.spawn(|| {
             let mut number = 0_u64;
@@ -400,9 +400,13 @@ fn a_file_that_changes_all_the_time_is_left_for_the_next_run() {
                 let bytes = number.to_le_bytes();
                 std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 8 * (number % 1000))
                     .unwrap();
+                started.store(true, Ordering::Relaxed);
                 thread::sleep(Duration::from_micros(200));
             }
         });
+        while !started.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
         let output = run(&mut pair.command(&[]));
         stop.store(true, Ordering::Relaxed);
         assert_eq!(output.status.code(), Some(24), "{}", describe(&pair.command(&[]), &output));

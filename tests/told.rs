@@ -244,7 +244,7 @@ fn a_run_whose_output_nobody_reads_still_does_its_work() {
     let mut command = pair.command(&["-v", "--stats"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let status = command.stdout(writer).status().unwrap();
+    let status = command.stdout(writer).stderr(std::process::Stdio::null()).status().unwrap();
     assert_eq!(status.code(), Some(40));
     pair.assert_settled();
 }
