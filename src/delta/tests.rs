@@ -1,6 +1,7 @@
 //! The module as its users see it: what goes in at one end comes out at the other.
 
 mod hostile;
+mod patch;
 
 use std::io;
 
