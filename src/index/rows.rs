@@ -158,10 +158,7 @@ impl Index {
 
     /// Every live regular file with its size and hash: where a content may be found that is
     /// already here.
-    pub fn files(
-        &mut self,
-        mut each: impl FnMut(&[u8], u64, ContentHash),
-    ) -> Result<(), IndexError> {
+    pub fn files(&self, mut each: impl FnMut(&[u8], u64, ContentHash)) -> Result<(), IndexError> {
         let mut statement =
             self.db.prepare_cached("SELECT path, size, hash FROM entries WHERE kind = 2")?;
         let mut rows = statement.query([])?;

@@ -4,7 +4,7 @@
 mod answer;
 mod fold;
 
-pub use answer::{Answered, Terms, answer};
+pub use answer::{Answered, Own, Terms, answer};
 pub use fold::{Folded, fold, unfold};
 
 use psync_protocol::{ContentHash, Row};

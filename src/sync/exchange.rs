@@ -1,13 +1,15 @@
 //! Carrying out a plan, the same for both ends: flights of contents and wants by turns.
 
 use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want};
-use psync_protocol::session::{Agreement, Event, Heard, Listening, Next, Talking};
+use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
 use psync_protocol::{Message, Role};
 
-use super::send::{self, Signed};
+use super::send::{Means, Out, Sending, Signed};
 use super::{Site, SyncError};
 use crate::apply::{Applier, Keys, RunNames, Tools};
+use crate::delta::Effort;
 use crate::report::{Report, Trouble, TroubleKind};
+use crate::store::Store;
 use crate::transport::Line;
 
 /// What both ends said in the end.
@@ -29,6 +31,12 @@ pub(super) struct Worker<'a> {
     agreement: &'a Agreement,
     role: Role,
     report: &'a dyn Report,
+    store: Option<&'a mut Store>,
+    effort: Effort,
+    /// Whether this end may send in its next flight what it has not been asked for.
+    gives: bool,
+    /// Whether it has sent contents in an earlier flight.
+    has_sent: bool,
     /// What the peer wants in the next flight.
     wanted: Vec<Signed>,
     ours: Option<Done>,
@@ -59,6 +67,10 @@ impl<'a> Worker<'a> {
             agreement,
             role,
             report,
+            store: None,
+            effort: Effort::Usual,
+            gives: role == Role::Initiator,
+            has_sent: false,
             wanted: Vec::new(),
             ours: None,
             theirs: None,
@@ -66,16 +78,7 @@ impl<'a> Worker<'a> {
     }
 
     fn talk(&mut self, line: &mut Line, mut talking: Talking) -> Result<After, SyncError> {
-        for signed in std::mem::take(&mut self.wanted) {
-            send::content(
-                line,
-                &mut talking,
-                &mut self.applier,
-                signed,
-                self.agreement,
-                self.report,
-            )?;
-        }
+        self.send_contents(line, &mut talking)?;
         if self.ours.is_none() {
             let mut failed = None;
             let wanted = self.applier.wants(|message| {
@@ -102,6 +105,28 @@ impl<'a> Worker<'a> {
             Next::Listen(listening) => After::Listen(listening),
             Next::Closed => After::Closed,
         })
+    }
+
+    fn send_contents(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
+        let wanted = std::mem::take(&mut self.wanted);
+        let gives = std::mem::take(&mut self.gives);
+        if wanted.is_empty() && !gives {
+            return Ok(());
+        }
+        let means = Means {
+            out: Out { line, talking },
+            store: self.store.as_deref_mut(),
+            agreement: self.agreement,
+            report: self.report,
+            effort: self.effort,
+            singly: std::mem::replace(&mut self.has_sent, true),
+        };
+        let mut sending = Sending::new(means, &mut self.applier);
+        sending.wanted(wanted)?;
+        if gives {
+            sending.given()?;
+        }
+        sending.finish()
     }
 
     fn finish(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
@@ -163,15 +188,30 @@ impl<'a> Worker<'a> {
                     signed.hashes.extend_from_slice(&piece);
                 }
             }
-            Event::File(index) => self.applier.file_begins(index)?,
+            Event::File(index) => self.applier.file_begins(index),
+            Event::Against(against) => self.applier.file_against(against),
             Event::Literal(bytes) => self.applier.file_literal(&bytes),
             Event::Delta(delta) => self.applier.file_delta(delta),
             Event::FileEnd(hash) => self.applier.file_ends(hash)?,
+            Event::Patches(patches) => self.applier.patches_arrive(&patches),
+            Event::Proof(proof) => self.applier.proved(proof)?,
             Event::FileFailed(failure) => self.applier.file_failed(failure),
             Event::Done(done) => self.theirs = Some(done),
             Event::Problem(problem) => self.report.trouble(&remote_trouble(&problem)),
         }
         Ok(())
+    }
+
+    /// What the responder sent along with its rows, as if it had been asked for.
+    fn take_given(&mut self, given: Option<Given>) -> Result<(), SyncError> {
+        let Some(Given { mut patches, paths, proof }) = given else { return Ok(()) };
+        for (content, path) in patches.contents.iter_mut().zip(&paths) {
+            let index = self.agreement.paths.position(path);
+            content.index = index.map_or(u64::MAX, |index| index as u64);
+        }
+        self.applier.patches_arrive(&patches);
+        self.applier.proved(proof)?;
+        Ok(self.applier.flight_is_over()?)
     }
 
     fn go_on(mut self, line: &mut Line, mut after: After) -> Result<Closing, SyncError> {
@@ -198,11 +238,15 @@ pub(super) fn talk_first(
     line: &mut Line,
     plan: &[Message],
     talking: Talking,
+    given: Option<Given>,
 ) -> Result<Closing, SyncError> {
-    worker.applier.begin()?;
+    // The plan leaves first: the other end has work to do, too.
     for message in plan {
         line.send(message)?;
     }
+    line.flush()?;
+    worker.applier.begin()?;
+    worker.take_given(given)?;
     let after = worker.talk(line, talking)?;
     worker.go_on(line, after)
 }
@@ -234,7 +278,7 @@ pub(super) fn failure_trouble(on: Role, agreement: &Agreement, failure: &Failure
     let stand = usize::try_from(failure.index).ok().and_then(|at| agreement.paths.get(at));
     let kind = match failure.kind {
         FailureKind::Changed => TroubleKind::Changed,
-        FailureKind::System | FailureKind::Mismatch => TroubleKind::System,
+        FailureKind::System | FailureKind::Mismatch | FailureKind::NoBase => TroubleKind::System,
     };
     let path = stand.map(|stand| stand.path().as_bytes().to_vec()).unwrap_or_default();
     Trouble { on, path, kind, text: failure.text.clone() }

@@ -2,7 +2,7 @@
 
 use psync_protocol::message::{Coverage, Flow, Hello, Statement, StreamCodec, Verdict};
 use psync_protocol::session::{
-    Agreement, AnswerStep, AwaitingAnswer, Deciding, Opening, Paths, Talking,
+    Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Talking,
 };
 use psync_protocol::{ErrorCode, Message, ProtocolError, RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -246,6 +246,7 @@ impl Initiator<'_> {
         relation: Relation,
     ) -> Result<Outcome, SyncError> {
         let statement = deciding.answer.statement.clone();
+        let given = deciding.answer.given.take();
         let paths = deciding.paths();
         if paths
             .iter()
@@ -304,7 +305,7 @@ impl Initiator<'_> {
         })?;
         let (messages, agreement, talking) =
             deciding.plan(paths, draft.decisions, counter, draft.extra)?;
-        let closing = self.carry_out(&messages, &agreement, talking, keys)?;
+        let closing = self.carry_out(&messages, &agreement, talking, keys, given)?;
         let peer = Peer {
             replica: welcome.replica,
             index_id: welcome.index,
@@ -384,6 +385,7 @@ impl Initiator<'_> {
         agreement: &Agreement,
         talking: Talking,
         keys: Keys,
+        given: Option<Given>,
     ) -> Result<Closing, SyncError> {
         let worker = Worker::new(
             self.site,
@@ -393,7 +395,7 @@ impl Initiator<'_> {
             self.request.names.clone(),
             self.report,
         )?;
-        let closing = exchange::talk_first(worker, self.line, plan, talking)?;
+        let closing = exchange::talk_first(worker, self.line, plan, talking, given)?;
         for (on, done) in [(Role::Initiator, &closing.ours), (Role::Responder, &closing.theirs)] {
             for failure in &done.failures {
                 self.report.trouble(&exchange::failure_trouble(on, agreement, failure));

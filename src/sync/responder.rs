@@ -1,21 +1,24 @@
 //! The end that was started by the other: it answers, and checks what it is told against what it
 //! knows.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use psync_protocol::message::{Coverage, Hello, Statement, Verdict, Welcome};
+use psync_protocol::message::{Coverage, Flow, Hello, Statement, Verdict, Welcome};
 use psync_protocol::session::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
     StatementStep, common_version,
 };
-use psync_protocol::{CheckKey, Message, ProtocolError, RelPath, Role};
+use psync_protocol::{Check, CheckKey, Message, ProtocolError, RelPath, Role, Row};
 
 use super::exchange::{self, Worker};
 use super::record::{self, Relation};
+use super::send::given_with_rows;
 use super::{Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
-use crate::index::Peer;
-use crate::manifest::{self, Terms};
+use crate::delta::Effort;
+use crate::index::{Index, Peer};
+use crate::manifest::{self, LocalAccess, Stored, Terms};
 use crate::reconcile;
 use crate::report::Report;
 use crate::root::{Place, StateHome, places};
@@ -114,6 +117,35 @@ struct Responder<'a> {
     nonce: [u8; 16],
     names: RunNames,
     report: &'a dyn Report,
+}
+
+/// What this end has, for the answer.
+struct Own<'a> {
+    index: &'a mut Index,
+    survey: &'a Survey,
+    key: &'a CheckKey,
+    /// The checks of all files here, once somebody had to ask.
+    files: Option<HashSet<Check>>,
+}
+
+impl manifest::Own for Own<'_> {
+    type Error = SyncError;
+
+    fn row(&mut self, row: &Row<Check>) -> Result<(Option<Stored>, LocalAccess), SyncError> {
+        let access = record::access(self.survey, &row.path, Some(row));
+        Ok((self.index.row(&row.path)?, access))
+    }
+
+    fn has(&mut self, content: Check) -> Result<bool, SyncError> {
+        if self.files.is_none() {
+            let mut files = HashSet::new();
+            self.index.files(|_, _, hash| {
+                files.insert(self.key.check(&hash));
+            })?;
+            self.files = Some(files);
+        }
+        Ok(self.files.as_ref().is_some_and(|files| files.contains(&content)))
+    }
 }
 
 impl Responder<'_> {
@@ -240,7 +272,7 @@ impl Responder<'_> {
             }
             Verdict::Restate { .. } => {
                 let statement = self.statement(Coverage::Everything);
-                answering.answer(stated.rows, problems, statement, Vec::new(), Vec::new())
+                answering.answer(stated.rows, problems, statement, Vec::new(), Vec::new(), None)
             }
         };
         self.send_all(messages)?;
@@ -271,19 +303,22 @@ impl Responder<'_> {
         )?;
         self.held_back = to_state.held_back;
         let news = to_state.rows;
+        let may_give = since > 0 && !self.hello.dry_run && self.hello.flow != Flow::ToResponder;
+        let candidates = if may_give { news.clone() } else { Vec::new() };
         let terms = Terms {
             their_key,
             our_key: &self.our_key(),
             flow: self.hello.flow,
             first_contact: relation.first_contact,
         };
-        let (index, survey) = (&mut self.site.index, &self.survey);
-        let answered = manifest::answer(&stated.rows, news, terms, |row| {
-            let access = record::access(survey, &row.path, Some(row));
-            Ok::<_, SyncError>((index.row(&row.path)?, access))
-        })?;
+        let survey = &self.survey;
+        let mut own = Own { index: &mut self.site.index, survey, key: their_key, files: None };
+        let answered = manifest::answer(&stated.rows, news, terms, &mut own)?;
+        let root = &self.site.root;
+        let given = given_with_rows(root, None, candidates, &answered.rows, Effort::Usual);
         let statement = self.statement(coverage);
-        Ok(answering.answer(stated.rows, problems, statement, answered.marks, answered.rows))
+        let (marks, rows) = (answered.marks, answered.rows);
+        Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
     }
 
     fn statement(&self, coverage: Coverage) -> Statement {

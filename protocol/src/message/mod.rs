@@ -11,8 +11,9 @@ pub use greeting::{
 pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
-    DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
-    ProblemKind, SIGNATURE_MAX, SIGNATURES_MAX, Want, WantDelta, WantKind,
+    Against, Base, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PATCH_BYTES,
+    PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SIGNATURE_MAX,
+    SIGNATURES_MAX, Want, WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};
@@ -51,8 +52,8 @@ pub enum Message {
     Literal(Vec<u8>),
     /// The next part of a file that was wanted as a delta.
     Delta(DeltaOp),
-    /// The file is complete; its full hash.
-    FileEnd(ContentHash),
+    /// The file is complete; its full hash, or none where the next `Proof` covers it.
+    FileEnd(Option<ContentHash>),
     /// The file cannot be sent after all.
     FileFailed(Failure),
     /// This end has carried out its part of the plan.
@@ -70,6 +71,12 @@ pub enum Message {
     },
     /// Still there, still working.
     Ping,
+    /// Whole contents against old ones.
+    Patches(Patches),
+    /// What the deltas of the open file are against.
+    Against(Against),
+    /// Proves all contents since the last one that came without a hash of their own.
+    Proof(Proof),
 }
 
 macro_rules! message_types {
@@ -115,6 +122,9 @@ message_types! {
     Error = 17;
     Ping = 18;
     Moved = 19;
+    Patches = 20;
+    Against = 21;
+    Proof = 22;
 }
 
 impl Message {
@@ -134,10 +144,13 @@ impl Message {
             Message::Want(want) => want.encode(&mut out),
             Message::File(index) => out.put_varint(*index),
             Message::Delta(delta) => delta.encode(&mut out),
-            Message::FileEnd(hash) => out.put_raw(&hash.0),
+            Message::FileEnd(hash) => hash.iter().for_each(|hash| out.put_raw(&hash.0)),
             Message::FileFailed(failure) => failure.encode(&mut out),
             Message::Done(done) => done.encode(&mut out),
             Message::Problem(problem) => problem.encode(&mut out),
+            Message::Patches(patches) => patches.encode(&mut out),
+            Message::Against(against) => against.encode(&mut out),
+            Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping => {}
             Message::Error { code, text } => {
                 out.put_varint(code.number());
@@ -175,7 +188,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         9 => Message::File(r.varint("a path's number")?),
         10 => return Ok(Message::Literal(chunk(payload, "a literal")?)),
         11 => Message::Delta(DeltaOp::decode(r)?),
-        12 => Message::FileEnd(ContentHash(r.array("a hash")?)),
+        12 if payload.is_empty() => Message::FileEnd(None),
+        12 => Message::FileEnd(Some(ContentHash(r.array("a hash")?))),
         13 => Message::FileFailed(Failure::decode(r)?),
         14 => Message::Done(Done::decode(r)?),
         15 => Message::Problem(Problem::decode(r)?),
@@ -185,6 +199,9 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
             text: r.text("an error's text", TEXT_MAX)?,
         },
         18 => Message::Ping,
+        20 => Message::Patches(Patches::decode(r)?),
+        21 => Message::Against(Against::decode(r)?),
+        22 => Message::Proof(Proof(r.array("a proof")?)),
         _ => Message::Moved(Moved::decode(r)?),
     };
     if let Message::Signature(_) = message {

@@ -6,9 +6,10 @@ use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome,
+    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof, Statement,
+    Verdict, Welcome,
 };
-use crate::{Role, VERSION_MAX, VERSION_MIN};
+use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first byte.
 #[derive(Debug)]
@@ -77,6 +78,8 @@ impl Stating {
             statement: None,
             marks: Vec::new(),
             theirs: None,
+            given: None,
+            proof: None,
         };
         (messages, next)
     }
@@ -97,6 +100,8 @@ pub struct AwaitingAnswer {
     statement: Option<Statement>,
     marks: Vec<Mark>,
     theirs: Option<Rows>,
+    given: Option<Patches>,
+    proof: Option<Proof>,
 }
 
 /// What a message of the answer led to.
@@ -123,6 +128,19 @@ pub struct Answer {
     pub rows: Vec<Row<Check>>,
     /// What this end stated.
     pub ours: Vec<Row<Check>>,
+    /// Contents of some of its rows that it sent along.
+    pub given: Option<Given>,
+}
+
+/// Contents that the responder sent along with its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The contents; their numbers are those of paths in `paths`.
+    pub patches: Patches,
+    /// The path of each content, in order.
+    pub paths: Vec<RelPath>,
+    /// What proves them.
+    pub proof: Proof,
 }
 
 impl AwaitingAnswer {
@@ -154,10 +172,16 @@ impl AwaitingAnswer {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
             }
-            (Message::Rows(payload), ..) if self.theirs.is_some() => {
+            (Message::Rows(payload), ..) if self.theirs.is_some() && self.given.is_none() => {
                 if let Some(theirs) = &mut self.theirs {
                     theirs.take(&payload)?;
                 }
+            }
+            (Message::Patches(patches), ..) if self.may_be_given() => {
+                self.given = Some(patches);
+            }
+            (Message::Proof(proof), ..) if self.given.is_some() && self.proof.is_none() => {
+                self.proof = Some(proof);
             }
             (Message::End, ..) if self.theirs.is_some() => {
                 return self.complete().map(AnswerStep::Turn);
@@ -166,7 +190,7 @@ impl AwaitingAnswer {
                 return Err(refuse(
                     other,
                     "waiting for the answer",
-                    "Welcome, Problem, Statement, Marks, Rows, End in this order",
+                    "Welcome, Problem, Statement, Marks, Rows, Patches, Proof, End in this order",
                 ));
             }
         }
@@ -176,7 +200,13 @@ impl AwaitingAnswer {
     /// Marks come before rows, and as long as there are rows without one.
     fn may_be_marked(&self) -> bool {
         self.marks.len() < self.rows.len()
+            && self.given.is_none()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
+    }
+
+    /// One message of contents may follow the rows.
+    fn may_be_given(&self) -> bool {
+        self.given.is_none() && self.theirs.is_some()
     }
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
@@ -192,7 +222,21 @@ impl AwaitingAnswer {
             return Err(incomplete);
         }
         let rows = theirs.finish()?;
-        let answer = Answer { welcome, statement, marks: self.marks, rows, ours: self.rows };
+        let given = match (self.given, self.proof) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(ProtocolError::Contradiction("contents were not proved"));
+            }
+            (Some(patches), Some(proof)) => {
+                let path = |index| Some(rows.get(usize::try_from(index).ok()?)?.path.clone());
+                let paths = patches.contents.iter().map(|content| path(content.index));
+                let paths: Option<Vec<RelPath>> = paths.collect();
+                let paths = paths.ok_or(ProtocolError::Contradiction("a content is of no row"))?;
+                Some(Given { patches, paths, proof })
+            }
+        };
+        let ours = self.rows;
+        let answer = Answer { welcome, statement, marks: self.marks, rows, ours, given };
         Ok(Deciding { key: self.key, replica: self.replica, answer })
     }
 }
@@ -238,6 +282,8 @@ impl Deciding {
             statement: None,
             marks: Vec::new(),
             theirs: None,
+            given: None,
+            proof: None,
         };
         (messages, next)
     }

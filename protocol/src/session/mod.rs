@@ -23,7 +23,7 @@ mod initiator;
 mod responder;
 
 pub use exchange::{Event, Heard, Listening, Next, Talking};
-pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Opening, Stating};
+pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Stating};
 pub use responder::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
     StatementStep, common_version,
@@ -50,6 +50,19 @@ pub struct Stand {
     pub responder: Option<Row<Check>>,
     /// Whether the responder can take part at this path.
     pub access: Access,
+    /// What the responder has of a file that the initiator stated and that is newer.
+    pub at_hand: AtHand,
+}
+
+/// What the responder's mark says that it has, where the initiator's row is newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AtHand {
+    /// Something, or it was not said.
+    Unknown,
+    /// Nothing.
+    Nothing,
+    /// The content that the row's base names.
+    Base,
 }
 
 /// Whether the responder can take part at a path that the initiator stated.
@@ -72,14 +85,23 @@ impl Stand {
                 props_version: props.clone(),
                 ..initiator.clone()
             }),
-            Mark::Behind | Mark::Ignored | Mark::Unusable => None,
+            Mark::Behind | Mark::Absent | Mark::OnBase | Mark::Ignored | Mark::Unusable => None,
         };
         let access = match mark {
             Mark::Ignored => Access::Ignored,
             Mark::Unusable => Access::Unusable,
-            Mark::Behind | Mark::Equal | Mark::Same { .. } => Access::Open,
+            Mark::Behind | Mark::Absent | Mark::OnBase | Mark::Equal | Mark::Same { .. } => {
+                Access::Open
+            }
         };
-        Stand { initiator: Some(initiator), responder: responder.or(told), access }
+        let at_hand = match mark {
+            Mark::Absent => AtHand::Nothing,
+            Mark::OnBase => AtHand::Base,
+            Mark::Behind | Mark::Equal | Mark::Same { .. } | Mark::Ignored | Mark::Unusable => {
+                AtHand::Unknown
+            }
+        };
+        Stand { initiator: Some(initiator), responder: responder.or(told), access, at_hand }
     }
 
     /// Where.
@@ -115,7 +137,12 @@ impl Paths {
             let responder = if order.is_ge() { right.next() } else { None };
             stands.push(match order.is_le().then(|| left.next()).flatten() {
                 Some((initiator, mark)) => Stand::marked(initiator, mark, responder),
-                None => Stand { initiator: None, responder, access: Access::Open },
+                None => Stand {
+                    initiator: None,
+                    responder,
+                    access: Access::Open,
+                    at_hand: AtHand::Unknown,
+                },
             });
         }
         Paths(stands)
@@ -134,6 +161,11 @@ impl Paths {
     /// The path with this number.
     pub fn get(&self, index: usize) -> Option<&Stand> {
         self.0.get(index)
+    }
+
+    /// The number of a path.
+    pub fn position(&self, path: &crate::RelPath) -> Option<usize> {
+        self.0.binary_search_by(|stand| stand.path().cmp(path)).ok()
     }
 
     /// All, in order.

@@ -8,8 +8,8 @@ use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, Statement, Verdict, Welcome,
-    mark_parts,
+    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof, Statement,
+    Verdict, Welcome, mark_parts,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -164,7 +164,8 @@ impl Answering {
     }
 
     /// The first half of an answer: problems found by the scan, then what this end states. `rows`
-    /// are the initiator's, kept for the plan.
+    /// are the initiator's, kept for the plan; `given` are contents of some of the own rows, with
+    /// what proves them, sent along because they will most likely be wanted.
     pub fn answer(
         self,
         stated: Vec<Row<Check>>,
@@ -172,6 +173,7 @@ impl Answering {
         statement: Statement,
         marks: Vec<Mark>,
         rows: Vec<Row<Check>>,
+        given: Option<(Patches, Proof)>,
     ) -> (Vec<Message>, AwaitingPlan) {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
@@ -180,6 +182,9 @@ impl Answering {
             messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
         messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
+        if let Some((patches, proof)) = given {
+            messages.extend([Message::Patches(patches), Message::Proof(proof)]);
+        }
         messages.push(Message::End);
         (
             messages,

@@ -1,7 +1,7 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    Coverage, Done, Hello, Mark, Message, Moved, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, Done, Hello, Mark, Message, Moved, Proof, Statement, StreamCodec, Verdict, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
@@ -121,7 +121,19 @@ fn content(index: u64) -> Vec<Message> {
         Message::Literal(b"fresh bytes".to_vec()),
         Message::Ping,
         Message::Delta(samples::delta()),
-        Message::FileEnd(ContentHash::of_bytes(b"whatever")),
+        Message::FileEnd(Some(ContentHash::of_bytes(b"whatever"))),
+    ]
+}
+
+/// A content that is known to be wanted, in the forms that need no asking.
+fn gifts(first: u64, second: u64) -> Vec<Message> {
+    vec![
+        Message::Patches(samples::patches(&[first])),
+        Message::File(second),
+        Message::Against(samples::against()),
+        Message::Delta(samples::delta()),
+        Message::FileEnd(None),
+        Message::Proof(Proof([0x77; 32])),
     ]
 }
 
@@ -177,9 +189,11 @@ impl Alice {
         let paths = deciding.paths();
         let decisions = decide(&paths);
         let big = number(&paths, "big.bin");
+        let gifts = gifts(number(&paths, "docs/lost.txt"), number(&paths, "docs/new.txt"));
         let (mut messages, agreement, talking) = deciding.plan(paths, decisions, 311, extra)?;
         let signature = [vec![1; 30], vec![2; 18]].map(Message::Signature);
-        let mut wants = vec![Message::Want(want_delta(big, 48))];
+        let mut wants = gifts;
+        wants.push(Message::Want(want_delta(big, 48)));
         wants.extend(signature);
         let lost = number(&agreement.paths, "docs/lost.txt");
         self.planned = Some(agreement);
@@ -278,7 +292,7 @@ impl Bob {
             None => {
                 let said = (vec![problem()], samples::statement());
                 let (answer, state) =
-                    answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new());
+                    answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new(), None);
                 messages.extend(answer);
                 self.state = State::AwaitingPlan(state);
             }
@@ -294,7 +308,9 @@ impl Bob {
             *last = Mark::Same { content: version.clone(), props: version };
         }
         let ours = stated(&bobs_rows(), &key);
-        let (messages, state) = answering.answer(rows, Vec::new(), everything(400), marks, ours);
+        let given = (samples::patches(&[0]), Proof([0x77; 32]));
+        let (messages, state) =
+            answering.answer(rows, Vec::new(), everything(400), marks, ours, Some(given));
         self.state = State::AwaitingPlan(state);
         Step::Say(messages)
     }

@@ -225,9 +225,25 @@ fn numbers_that_point_nowhere_are_refused() {
     assert_eq!(error, Err(DecodeError::Invalid("a replica's number")));
     let error = decision::decode(&mut Reader::new(&[2, 7, 2, 2, 0]), 2);
     assert_eq!(error, Err(DecodeError::Invalid("an arrival's source")));
-    let error = Message::decode(5, &[0, 0, 1, 4, 1]);
+    let error = Message::decode(5, &[0, 0, 1, 6, 1]);
     let invalid = DecodeError::Invalid("a mark");
     assert_eq!(error, Err(ProtocolError::Decode { message: "Marks", error: invalid }));
+}
+
+#[test]
+fn contents_without_a_patch_and_runs_that_do_not_add_up_are_refused() {
+    let patches = |payload: &[u8]| {
+        Message::decode(20, payload).map_err(|error| match error {
+            ProtocolError::Decode { error, .. } => error,
+            other => panic!("{other}"),
+        })
+    };
+    let invalid = |what| Err(DecodeError::Invalid(what));
+    assert_eq!(patches(&[0]), invalid("a count of contents"));
+    assert_eq!(patches(&[1, 0, 0, 0]), invalid("a run of bases"));
+    assert_eq!(patches(&[1, 0, 1, 3]), invalid("a base's kind"));
+    assert!(matches!(patches(&[1, 0, 2, 0]), Err(DecodeError::TooLarge { .. })));
+    assert!(matches!(patches(&[2, 0, 0, 1, 0]), Err(DecodeError::Truncated(_))));
 }
 
 /// A greeting, then this stream of frames compressed by somebody who means harm.

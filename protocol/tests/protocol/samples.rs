@@ -1,9 +1,9 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello, Mark, Message,
-    Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind,
-    Welcome,
+    Against, Base, Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello,
+    Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Statement, StreamCodec,
+    Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
@@ -136,6 +136,15 @@ pub(crate) fn delta() -> DeltaOp {
     DeltaOp { pieces, coded: true, data: vec![0xde, 0xad, 0xbe] }
 }
 
+pub(crate) fn patches(indices: &[u64]) -> Patches {
+    let contents = indices.iter().map(|&index| Patched { index, base: Base::Own });
+    Patches { contents: contents.collect(), patch: vec![0xca, 0xfe] }
+}
+
+pub(crate) fn against() -> Against {
+    Against { base: Base::Own, old_len: 1000, block_len: 64 }
+}
+
 /// A valid batch: one row, `a.txt`.
 pub(crate) fn batch() -> Vec<u8> {
     let key = CheckKey::new(ALICE, &[0x33; 16]);
@@ -156,7 +165,7 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::File(0),
         Message::Literal(b"bytes".to_vec()),
         Message::Delta(delta()),
-        Message::FileEnd(ContentHash([0x66; 32])),
+        Message::FileEnd(Some(ContentHash([0x66; 32]))),
         Message::FileFailed(failure(0)),
         Message::Done(Done { sequence: 301, failures: vec![failure(0)] }),
         Message::Problem(problem()),
@@ -164,5 +173,8 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Error { code: ErrorCode::Busy, text: "another psync works here".into() },
         Message::Ping,
         Message::Moved(crate::moves::moved()),
+        Message::Patches(patches(&[0])),
+        Message::Against(against()),
+        Message::Proof(Proof([0x77; 32])),
     ]
 }

@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello,
-    Mark, Message, Moved, Plan, Problem, ProblemKind, SIGNATURE_MAX, Statement, StreamCodec,
-    Verdict, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter,
+    Flow, Hello, Mark, Message, Moved, Patched, Patches, Plan, Problem, ProblemKind, Proof,
+    SIGNATURE_MAX, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -147,6 +147,8 @@ pub(crate) fn decisions(count: usize) -> impl Strategy<Value = Vec<Decision>> {
 pub(crate) fn marks() -> impl Strategy<Value = Vec<Mark>> {
     let mark = prop_oneof![
         Just(Mark::Behind),
+        Just(Mark::Absent),
+        Just(Mark::OnBase),
         Just(Mark::Equal),
         Just(Mark::Ignored),
         Just(Mark::Unusable),
@@ -256,7 +258,8 @@ fn want() -> impl Strategy<Value = Want> {
             WantKind::Delta(WantDelta { old_len, block_len, hash_len, attempt, signature_len })
         },
     );
-    (any::<u64>(), prop_oneof![Just(WantKind::Whole), delta])
+    let plain = [WantKind::Whole, WantKind::Base, WantKind::Confirm];
+    (any::<u64>(), prop_oneof![prop::sample::select(plain.to_vec()), delta])
         .prop_map(|(index, kind)| Want { index, kind })
 }
 
@@ -268,8 +271,28 @@ fn piece() -> impl Strategy<Value = DeltaPiece> {
     })
 }
 
+fn base() -> impl Strategy<Value = Base> {
+    let other = any::<u64>().prop_map(|check| Base::Other(Check(check)));
+    prop_oneof![Just(Base::Own), other, Just(Base::Nothing)]
+}
+
+fn patches() -> impl Strategy<Value = Patches> {
+    let content = (any::<u64>(), base()).prop_map(|(index, base)| Patched { index, base });
+    (vec(content, 1..5), vec(any::<u8>(), 0..40))
+        .prop_map(|(contents, patch)| Patches { contents, patch })
+}
+
+fn against() -> impl Strategy<Value = Against> {
+    (base(), number(), any::<u32>()).prop_map(|(base, old_len, block_len)| Against {
+        base,
+        old_len,
+        block_len,
+    })
+}
+
 fn failure() -> impl Strategy<Value = Failure> {
-    let kinds = [FailureKind::Changed, FailureKind::System, FailureKind::Mismatch];
+    use FailureKind::{Changed, Mismatch, NoBase, System};
+    let kinds = [Changed, System, Mismatch, NoBase];
     (any::<u64>(), prop::sample::select(kinds.to_vec()), text())
         .prop_map(|(index, kind, text)| Failure { index, kind, text })
 }
@@ -309,7 +332,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(Message::File),
         bytes().prop_map(Message::Literal),
         delta,
-        any::<[u8; 32]>().prop_map(|hash| Message::FileEnd(ContentHash(hash))),
+        prop::option::of(any::<[u8; 32]>())
+            .prop_map(|hash| Message::FileEnd(hash.map(ContentHash))),
+        patches().prop_map(Message::Patches),
+        against().prop_map(Message::Against),
+        any::<[u8; 32]>().prop_map(|root| Message::Proof(Proof(root))),
         failure().prop_map(Message::FileFailed),
         done,
         problem().prop_map(Message::Problem),

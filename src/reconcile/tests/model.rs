@@ -13,7 +13,7 @@ use psync_protocol::{
 };
 
 use super::{Context, TWO_WAY, path, time};
-use crate::manifest::{LocalAccess, Stamp, Stored, Terms, answer, fold, unfold};
+use crate::manifest::{LocalAccess, Own, Stamp, Stored, Terms, answer, fold, unfold};
 use crate::reconcile::{Draft, Keys, Local, draft};
 
 /// One replica.
@@ -271,6 +271,25 @@ pub(super) fn hold(a: &mut Replica, b: &mut Replica, terms: Session) -> Meeting 
     planned
 }
 
+/// A replica that answers another's statement.
+struct Answering<'a> {
+    replica: &'a Replica,
+    key: &'a CheckKey,
+}
+
+impl Own for Answering<'_> {
+    type Error = std::convert::Infallible;
+
+    fn row(&mut self, row: &Row<Check>) -> Result<(Option<Stored>, LocalAccess), Self::Error> {
+        Ok((self.replica.row(&row.path).cloned(), self.replica.access(&row.path)))
+    }
+
+    fn has(&mut self, content: Check) -> Result<bool, Self::Error> {
+        let mut rows = self.replica.rows.values().map(|(stored, _)| stored.row.stated(self.key));
+        Ok(rows.any(|row| row.content.fingerprint() == Some(content)))
+    }
+}
+
 /// Makes the plan of a session and carries nothing out.
 pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let keys = [CheckKey::new(a.id, &[8; 16]), CheckKey::new(b.id, &[9; 16])];
@@ -286,9 +305,9 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         &heard,
         b.news(a_knows.map_or(0, |peer| peer.theirs), b_knows),
         Terms { their_key: &keys[0], our_key: &keys[1], flow: terms.flow, first_contact },
-        |row| Ok::<_, ()>((b.row(&row.path).cloned(), b.access(&row.path))),
+        &mut Answering { replica: b, key: &keys[0] },
     );
-    let answered = answered.unwrap();
+    let Ok(answered) = answered;
     let at_responder = Paths::join(heard, &answered.marks, answered.rows.clone());
     let answer = on_the_line(&answered.rows, &keys[1]);
     let paths = Paths::join(stated, &answered.marks, answer);
