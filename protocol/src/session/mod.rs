@@ -136,6 +136,11 @@ impl Paths {
         self.0.get(index)
     }
 
+    /// The number of a path.
+    pub fn find(&self, path: &crate::RelPath) -> Option<usize> {
+        self.0.binary_search_by(|stand| stand.path().cmp(path)).ok()
+    }
+
     /// All, in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Stand> {
         self.0.iter()
