@@ -250,3 +250,24 @@ fn a_run_whose_output_nobody_reads_still_does_its_work() {
     assert_eq!(status.code(), Some(40));
     pair.assert_settled();
 }
+
+#[test]
+fn a_renamed_folder_of_which_some_was_edited_costs_what_was_edited() {
+    let pair = Pair::new();
+    fs::create_dir(pair.a.join("old name")).unwrap();
+    for number in 0..400 {
+        let text = format!("the content of file number {number}, long enough to tell");
+        write_file(pair.a.join(format!("old name/file-{number:03}.txt")), text);
+    }
+    pair.sync_expecting(0, &[]);
+    fs::rename(pair.a.join("old name"), pair.a.join("new name")).unwrap();
+    for number in [3, 50, 220] {
+        write_file(pair.a.join(format!("new name/file-{number:03}.txt")), format!("edit {number}"));
+    }
+    write_file(pair.a.join("new name/more.txt"), "added");
+    fs::remove_file(pair.a.join("new name/file-100.txt")).unwrap();
+    let said = pair.sync_expecting(0, &["--json"]);
+    pair.assert_settled();
+    let bytes = said.bytes_on_the_line();
+    assert!(bytes < 1500, "{bytes} bytes");
+}

@@ -1,13 +1,15 @@
 //! Moved directories in one message instead of two rows for each entry.
 //!
-//! The initiator finds in its statement a directory that stands elsewhere whole; the responder
-//! makes the same rows from its own and compares a digest of them. Where it does not match, the
-//! rows are stated one by one after all.
+//! The initiator finds in its statement a directory that stands elsewhere, but for a few entries
+//! that were changed, added or removed as well; the responder makes the same rows from its own and
+//! compares a digest of them. Where it does not match, the rows are stated one by one after all.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use psync_protocol::codec::Put;
-use psync_protocol::message::Moved;
+use psync_protocol::manifest::ENTRIES_MAX;
+use psync_protocol::message::{EXCEPTION_BYTES, EXCEPTIONS_MAX, MOVED_MAX, Moved};
 use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Version};
 
 use super::Stored;
@@ -24,16 +26,20 @@ pub struct Folded {
     pub moved: Vec<Moved>,
 }
 
-/// Finds the directories that were moved whole by `author`, in rows sorted by path.
+/// Finds the directories that were moved by `author`, in rows sorted by path.
 pub fn fold(rows: &[Stored], author: ReplicaId) -> Folded {
     let mut covered = vec![false; rows.len()];
     let mut moved = Vec::new();
+    let mut sources: HashSet<RelPath> = HashSet::new();
     for at in 0..rows.len() {
-        if covered[at] {
+        // What moved out of a directory that moved is an exception of that one.
+        let is_exception = || rows[at].row.path.ancestors().any(|dir| sources.contains(&dir));
+        if covered[at] || moved.len() == MOVED_MAX || is_exception() {
             continue;
         }
-        if let Some((found, positions)) = moved_directory(rows, at, author) {
+        if let Some((found, positions)) = moved_directory(rows, at, author, &covered) {
             positions.into_iter().for_each(|position| covered[position] = true);
+            sources.insert(found.from.clone());
             moved.push(found);
         }
     }
@@ -41,8 +47,14 @@ pub fn fold(rows: &[Stored], author: ReplicaId) -> Folded {
     Folded { told, moved }
 }
 
-/// The move of the directory whose tombstone stands at `at`, with the positions of its rows.
-fn moved_directory(rows: &[Stored], at: usize, author: ReplicaId) -> Option<(Moved, Vec<usize>)> {
+/// The move of the directory whose tombstone stands at `at`, with the positions of the rows that it
+/// stands for; none of them is `taken` by another move.
+fn moved_directory(
+    rows: &[Stored],
+    at: usize,
+    author: ReplicaId,
+    taken: &[bool],
+) -> Option<(Moved, Vec<usize>)> {
     let buried = &rows[at].row;
     if buried.content.is_live()
         || buried.base != Some(<ContentHash as psync_protocol::entry::Fingerprint>::DIRECTORY)
@@ -51,37 +63,57 @@ fn moved_directory(rows: &[Stored], at: usize, author: ReplicaId) -> Option<(Mov
     }
     let from = &buried.path;
     let old = below(rows, from);
-    if old.len() + 1 < WORTH {
+    if old.len() + 1 < WORTH || old.clone().any(|at| taken[at]) {
         return None;
     }
-    let to = old.clone().find_map(|at| target_directory(&rows[at].row, from))?;
-    let new = below(rows, &to);
-    let new_directory = rows.binary_search_by(|stored| stored.row.path.cmp(&to)).ok()?;
-    if new.len() != old.len() {
-        return None;
-    }
+    let to = target_directory(rows, old.clone(), from)?;
     let counter = buried.content_version.counter(author);
-    let positions: Vec<usize> =
-        [at].into_iter().chain(old).chain([new_directory]).chain(new).collect();
-    let (gone, come) = positions.split_at(positions.len() / 2);
     let fresh = Version::default().bump(author, counter);
-    let pairs = gone.iter().zip(come).map(|(&gone, &come)| (&rows[gone].row, &rows[come].row));
-    for (gone, come) in pairs {
-        let same_place = gone.path.as_bytes()[from.as_bytes().len()..]
-            == come.path.as_bytes()[to.as_bytes().len()..];
-        let matches = same_place
-            && !gone.content.is_live()
-            && gone.base == come.content.fingerprint()
-            && gone.content_version.counter(author) == counter
-            && come.base.is_none()
-            && come.content_version == fresh
-            && come.props_version == fresh;
-        if !matches {
-            return None;
+    let (mut gone, mut come, mut except) = (Vec::new(), Vec::new(), Vec::new());
+    for at in [at].into_iter().chain(old) {
+        let row = &rows[at].row;
+        let rest = &row.path.as_bytes()[from.as_bytes().len()..];
+        let target = RelPath::new(&[to.as_bytes(), rest].concat()).ok();
+        let arrived = target
+            .and_then(|target| rows.binary_search_by(|stored| stored.row.path.cmp(&target)).ok())
+            .filter(|&new| !taken[new])
+            .filter(|_| row.content_version.counter(author) == counter)
+            .filter(|&new| is_move(row, &rows[new].row, &fresh));
+        match arrived {
+            Some(new) => {
+                gone.push(at);
+                come.push(new);
+            }
+            // A path that is not the directory's own has a slash before the rest.
+            None => except.push(RelPath::new(rest.get(1..)?).ok()?),
         }
     }
+    // Beyond this it is rather another directory.
+    let worth = gone.len() >= WORTH && except.len() <= gone.len();
+    if !worth || except.len() > EXCEPTIONS_MAX {
+        return None;
+    }
+    let positions = [gone, come].concat();
     let digest = digest(positions.iter().map(|&position| &rows[position].row));
-    Some((Moved { from: from.clone(), to, counter, digest }, positions))
+    let moved = Moved { from: from.clone(), to, counter, except, digest };
+    (moved.exception_bytes() <= EXCEPTION_BYTES).then_some((moved, positions))
+}
+
+/// Whether two rows are those that [`unfold`] makes of an entry that was moved and nothing else, as
+/// far as they tell.
+fn is_move(gone: &Row<ContentHash>, come: &Row<ContentHash>, fresh: &Version) -> bool {
+    let Content::Deleted { moved_to } = &gone.content else { return false };
+    let named = match come.content {
+        Content::File { size: 1.., .. } => moved_to.as_ref() == Some(&come.path),
+        _ => moved_to.is_none(),
+    };
+    named
+        && gone.base.is_some()
+        && gone.base == come.content.fingerprint()
+        && gone.agreed_mode == come.props.mode
+        && come.base.is_none()
+        && come.content_version == *fresh
+        && come.props_version == *fresh
 }
 
 /// The rows below a directory.
@@ -93,24 +125,48 @@ fn below(rows: &[Stored], dir: &RelPath) -> Range<usize> {
     first..last
 }
 
-/// Where a directory went, judging by one file in it.
-fn target_directory(row: &Row<ContentHash>, from: &RelPath) -> Option<RelPath> {
-    let Content::Deleted { moved_to: Some(target) } = &row.content else { return None };
-    let rest = row.path.as_bytes().strip_prefix(from.as_bytes())?;
-    RelPath::new(target.as_bytes().strip_suffix(rest)?).ok()
+/// Where a directory went: where most of its files did.
+fn target_directory(rows: &[Stored], old: Range<usize>, from: &RelPath) -> Option<RelPath> {
+    let mut votes: HashMap<&[u8], usize> = HashMap::new();
+    for row in rows[old].iter().map(|stored| &stored.row) {
+        let Content::Deleted { moved_to: Some(target) } = &row.content else { continue };
+        let rest = row.path.as_bytes().strip_prefix(from.as_bytes())?;
+        if let Some(directory) = target.as_bytes().strip_suffix(rest) {
+            *votes.entry(directory).or_default() += 1;
+        }
+    }
+    // Of equal numbers the first by name: the same choice every time.
+    let most = votes.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)));
+    let to = RelPath::new(most?.0).ok()?;
+    let apart = to != *from && !to.is_below(from) && !from.is_below(&to);
+    apart.then_some(to)
 }
 
 /// The rows that a move stands for, made from this end's own live rows of the directory (itself
-/// first, then what is below it in order); none if they are not the rows that were meant.
-pub fn unfold(moved: &Moved, own: &[Stored], author: ReplicaId) -> Option<Vec<Row<ContentHash>>> {
+/// first, then what is below it in order), but for the exceptions; none if they are not the rows
+/// that were meant, or more than `room`.
+pub fn unfold(
+    moved: &Moved,
+    own: &[Stored],
+    author: ReplicaId,
+    room: usize,
+) -> Option<Vec<Row<ContentHash>>> {
     let fresh = Version::default().bump(author, moved.counter);
+    let except: HashSet<&[u8]> = moved.except.iter().map(RelPath::as_bytes).collect();
+    let is_covered = |row: &&Row<ContentHash>| {
+        let rest = row.path.as_bytes().get(moved.from.as_bytes().len() + 1..);
+        row.content.is_live() && rest.is_none_or(|rest| !except.contains(rest))
+    };
     let target = |row: &Row<ContentHash>| {
         let rest = row.path.as_bytes().strip_prefix(moved.from.as_bytes())?;
         RelPath::new(&[moved.to.as_bytes(), rest].concat()).ok()
     };
     let mut gone = Vec::with_capacity(own.len());
     let mut come = Vec::with_capacity(own.len());
-    for row in own.iter().map(|stored| &stored.row).filter(|row| row.content.is_live()) {
+    for row in own.iter().map(|stored| &stored.row).filter(is_covered) {
+        if 2 * gone.len() + 2 > room {
+            return None;
+        }
         let to = target(row)?;
         let has_content = matches!(row.content, Content::File { size: 1.., .. });
         gone.push(Row {
@@ -133,6 +189,11 @@ pub fn unfold(moved: &Moved, own: &[Stored], author: ReplicaId) -> Option<Vec<Ro
     }
     gone.extend(come);
     (digest(gone.iter()) == moved.digest).then_some(gone)
+}
+
+/// How many rows a statement may still hold.
+pub fn room(stated: usize) -> usize {
+    ENTRIES_MAX.saturating_sub(stated)
 }
 
 /// Digest of rows: everything that is stated of them, with full hashes.
@@ -175,3 +236,6 @@ fn digest<'a>(rows: impl Iterator<Item = &'a Row<ContentHash>>) -> [u8; 16] {
     hasher.finalize_xof().fill(&mut digest);
     digest
 }
+
+#[cfg(test)]
+mod tests;

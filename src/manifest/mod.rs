@@ -5,7 +5,7 @@ mod answer;
 mod fold;
 
 pub use answer::{Answered, Own, Terms, answer};
-pub use fold::{Folded, fold, unfold};
+pub use fold::{Folded, fold, room, unfold};
 
 use psync_protocol::{ContentHash, Row};
 

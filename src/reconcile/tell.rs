@@ -36,7 +36,8 @@ struct Teller<'a> {
 #[derive(Default)]
 struct Moves {
     target_of: HashMap<(Role, RelPath), RelPath>,
-    source_of: HashMap<(Role, RelPath), RelPath>,
+    /// With whether the content was edited as well.
+    source_of: HashMap<(Role, RelPath), (RelPath, bool)>,
 }
 
 /// What stands, or shall stand, at a path.
@@ -121,10 +122,20 @@ impl Teller<'_> {
             if let Some(target) = moved_to {
                 let source = self.paths[at].path().clone();
                 moves.target_of.insert((from, source.clone()), target.clone());
-                moves.source_of.insert((from, target), source);
+                let edited = self.is_edited(from, at, &target);
+                moves.source_of.insert((from, target), (source, edited));
             }
         }
         moves
+    }
+
+    /// Whether what moved from a path has another content now. Only this side's moves tell of that:
+    /// on the line a move is of the same content.
+    fn is_edited(&self, from: Role, at: usize, target: &RelPath) -> bool {
+        let Some(buried) = &self.locals[at].row else { return false };
+        let stands = self.paths.find(target).and_then(|to| self.locals[to].row.as_ref());
+        from == Role::Initiator
+            && stands.is_some_and(|stands| stands.row.content.fingerprint() != buried.row.base)
     }
 
     fn action(&self, at: usize, why: &'static str, moves: &Moves) -> Option<Action> {
@@ -151,8 +162,9 @@ impl Teller<'_> {
                         action(on, before.unwrap_or(unknown), Deed::Delete, 0)
                     };
                 };
-                if let Some(source) = moves.source_of.get(&(*from, path.clone())) {
-                    return action(on, after, Deed::Move { from: source.clone() }, 0);
+                if let Some((source, edited)) = moves.source_of.get(&(*from, path.clone())) {
+                    let size = if *edited { after.size } else { 0 };
+                    return action(on, after, Deed::Move { from: source.clone() }, size);
                 }
                 match before {
                     None => action(on, after, Deed::Create, after.size),

@@ -1,6 +1,6 @@
 //! From what was seen to new rows: what counts as a change, and of what.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use psync_protocol::entry::Fingerprint;
 use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Version};
@@ -65,11 +65,13 @@ pub(super) fn steps(
         steps.push(advance(old, entry, author));
     }
     let moves = find_moves(&created, &gone);
+    let edited = moved_and_edited(&created, &gone, &moves);
+    base_on_what_moved(&mut steps, &edited, &gone);
     for old in gone {
         match announced.get(&old.row.path) {
             Some(intent) if !intent.row.content.is_live() => steps.push(Step::Put(intent.clone())),
             _ => {
-                let moved_to = moves.get(&old.row.path).cloned();
+                let moved_to = moves.get(&old.row.path).or(edited.get(&old.row.path)).cloned();
                 steps.push(Step::Put(bury(old, moved_to, author, now)));
             }
         }
@@ -164,6 +166,74 @@ fn find_moves(
     moves
 }
 
+/// Which of the files that are gone stand, edited, under another name: the same last name, and
+/// either the same inode or the directory to which most files of their own directory went.
+fn moved_and_edited(
+    created: &[(RelPath, ContentHash, u64)],
+    gone: &[Stored],
+    moves: &HashMap<RelPath, RelPath>,
+) -> HashMap<RelPath, RelPath> {
+    let arrived: HashSet<&RelPath> = moves.values().collect();
+    let mut fresh: HashMap<&RelPath, u64> = created
+        .iter()
+        .filter(|(path, ..)| !arrived.contains(path))
+        .map(|(path, _, inode)| (path, *inode))
+        .collect();
+    let by_inode: HashMap<u64, &RelPath> =
+        fresh.iter().map(|(path, inode)| (*inode, *path)).collect();
+    let directories = moved_directories(moves);
+    let mut edited = HashMap::new();
+    for old in gone {
+        let path = &old.row.path;
+        let is_file = matches!(old.row.content, Content::File { size: 1.., .. });
+        if !is_file || moves.contains_key(path) {
+            continue;
+        }
+        let same_inode = by_inode.get(&old.inode).filter(|new| new.name() == path.name());
+        let followed = || {
+            let directory = directories.get(path.split().0?)?;
+            directory.as_ref().map_or(RelPath::new(path.name()), |dir| dir.join(path.name())).ok()
+        };
+        let Some(new) = same_inode.map(|new| (*new).clone()).or_else(followed) else { continue };
+        if fresh.remove(&new).is_some() {
+            edited.insert(path.clone(), new);
+        }
+    }
+    edited
+}
+
+/// Where most of the files of each directory went that kept their names; none is the root.
+fn moved_directories(moves: &HashMap<RelPath, RelPath>) -> HashMap<&[u8], Option<RelPath>> {
+    let mut votes: HashMap<&[u8], BTreeMap<Option<RelPath>, usize>> = HashMap::new();
+    for (old, new) in moves.iter().filter(|(old, new)| old.name() == new.name()) {
+        if let Some(directory) = old.split().0 {
+            *votes.entry(directory).or_default().entry(new.parent()).or_default() += 1;
+        }
+    }
+    let most = |targets: BTreeMap<Option<RelPath>, usize>| {
+        targets.into_iter().max_by_key(|(_, count)| *count).and_then(|(target, _)| target)
+    };
+    votes.into_iter().map(|(directory, targets)| (directory, most(targets))).collect()
+}
+
+/// A file that was moved and edited builds on what it was under its old name: a peer has that.
+fn base_on_what_moved(steps: &mut [Step], edited: &HashMap<RelPath, RelPath>, gone: &[Stored]) {
+    let bases: HashMap<&RelPath, Option<ContentHash>> = gone
+        .iter()
+        .filter_map(|old| {
+            let known = if old.shared { old.row.content.fingerprint() } else { old.row.base };
+            Some((edited.get(&old.row.path)?, known))
+        })
+        .collect();
+    for step in steps {
+        if let Step::Put(stored) = step
+            && let Some(base) = bases.get(&stored.row.path)
+        {
+            stored.row.base = *base;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,5 +322,42 @@ mod tests {
         let mut stranger = stored("three", "same", true);
         stranger.inode = 99;
         assert!(find_moves(&created, &[stranger]).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_moved_and_edited_builds_on_what_it_was() {
+        let path = |name: &str| RelPath::new(name.as_bytes()).unwrap();
+        let gone = |name: &str, text: &str, inode: u64| {
+            let old = stored(name, text, true);
+            Stored { inode, ..old }
+        };
+        let hash = |text: &str| ContentHash::of_bytes(text.as_bytes());
+        let old = [gone("d/a", "a", 1), gone("d/b", "b", 2), gone("e", "e", 3), gone("x", "x", 4)];
+        let created = [
+            (path("n/a"), hash("a"), 1),
+            // An editor that replaces the file gives it another inode; its directory tells.
+            (path("n/b"), hash("b edited"), 22),
+            (path("far/e"), hash("e edited"), 3),
+            // Another name and another inode: nothing tells that it was x.
+            (path("y"), hash("x edited"), 44),
+        ];
+        let moves = find_moves(&created, &old);
+        assert_eq!(moves.len(), 1);
+        let edited = moved_and_edited(&created, &old, &moves);
+        assert_eq!(edited.len(), 2);
+        assert_eq!(edited[&path("d/b")], path("n/b"));
+        assert_eq!(edited[&path("e")], path("far/e"));
+        let mut steps = vec![advance(None, seen("n/b", "b edited", 5), author(9))];
+        base_on_what_moved(&mut steps, &edited, &old);
+        assert_eq!(put(steps.remove(0)).row.base, Some(hash("b")));
+    }
+
+    #[test]
+    fn a_new_file_where_an_unmoved_one_was_edited_builds_on_nothing() {
+        let path = |name: &str| RelPath::new(name.as_bytes()).unwrap();
+        let old = [Stored { inode: 9, ..stored("d/a", "a", true) }];
+        let created = [(path("n/a"), ContentHash::of_bytes(b"other"), 1)];
+        let moves = find_moves(&created, &old);
+        assert!(moved_and_edited(&created, &old, &moves).is_empty());
     }
 }

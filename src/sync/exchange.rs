@@ -206,7 +206,7 @@ impl<'a> Worker<'a> {
     fn take_given(&mut self, given: Option<Given>) -> Result<(), SyncError> {
         let Some(Given { mut patches, paths, proof }) = given else { return Ok(()) };
         for (content, path) in patches.contents.iter_mut().zip(&paths) {
-            let index = self.agreement.paths.position(path);
+            let index = self.agreement.paths.find(path);
             content.index = index.map_or(u64::MAX, |index| index as u64);
         }
         self.applier.patches_arrive(&patches);

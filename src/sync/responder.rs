@@ -197,7 +197,8 @@ impl Responder<'_> {
         let key = CheckKey::new(self.hello.replica, &self.hello.nonce);
         for moved in std::mem::take(&mut stated.moved) {
             let own = self.site.index.rows_below(&moved.from)?;
-            match manifest::unfold(&moved, &own, self.hello.replica) {
+            let room = manifest::room(stated.rows.len());
+            match manifest::unfold(&moved, &own, self.hello.replica, room) {
                 Some(rows) => stated.rows.extend(rows.iter().map(|row| row.stated(&key))),
                 None => return Ok((stated, false)),
             }

@@ -11,6 +11,12 @@ use crate::{VERSION_MAX, VERSION_MIN};
 const FILTERS_MAX: usize = 10_000;
 /// Most moved directories in one statement.
 pub const MOVED_MAX: usize = 10_000;
+/// Most entries that one moved directory does not speak for.
+pub const EXCEPTIONS_MAX: usize = 4096;
+/// Most bytes of their paths, in one message: it has to fit a frame.
+pub const EXCEPTION_BYTES: usize = 256 << 10;
+/// Most bytes of the paths of all exceptions of a statement: its reader keeps them in memory.
+pub const STATEMENT_EXCEPTION_BYTES: usize = 64 << 20;
 /// Most directories in the path to a root.
 const PLACES_MAX: usize = 256;
 
@@ -299,6 +305,9 @@ pub struct Moved {
     pub to: RelPath,
     /// The initiator's counter in the versions of all these rows.
     pub counter: u64,
+    /// What was in the directory and is not spoken for, with paths relative to it, in order: it has
+    /// rows of its own, if any.
+    pub except: Vec<RelPath>,
     /// Digest of the rows that this stands for.
     pub digest: [u8; 16],
 }
@@ -308,6 +317,14 @@ impl Moved {
         out.put_bytes(self.from.as_bytes());
         out.put_bytes(self.to.as_bytes());
         out.put_varint(self.counter);
+        out.put_varint(self.except.len() as u64);
+        let mut before: &[u8] = b"";
+        for path in self.except.iter().map(RelPath::as_bytes) {
+            let shared = before.iter().zip(path).take_while(|(a, b)| a == b).count();
+            out.put_varint(shared as u64);
+            out.put_bytes(&path[shared..]);
+            before = path;
+        }
         out.put_raw(&self.digest);
     }
 
@@ -318,8 +335,37 @@ impl Moved {
             return Err(DecodeError::Invalid("a moved directory"));
         }
         let counter = r.number("a counter")?;
-        Ok(Moved { from, to, counter, digest: r.array("a digest of rows")? })
+        let except = decode_exceptions(r)?;
+        Ok(Moved { from, to, counter, except, digest: r.array("a digest of rows")? })
     }
+
+    /// How many bytes the paths of the exceptions take.
+    pub fn exception_bytes(&self) -> usize {
+        self.except.iter().map(|path| path.as_bytes().len()).sum()
+    }
+}
+
+fn decode_exceptions(r: &mut Reader<'_>) -> Result<Vec<RelPath>, DecodeError> {
+    let count = r.count("a count of exceptions", EXCEPTIONS_MAX)?;
+    let mut except: Vec<RelPath> = Vec::with_capacity(count);
+    let mut bytes = 0;
+    for _ in 0..count {
+        let before = except.last().map_or(b"".as_slice(), RelPath::as_bytes);
+        let shared = r.bounded("a shared beginning", before.len() as u64)? as usize;
+        let path = [&before[..shared], r.bytes("an exception", PATH_MAX)?].concat();
+        bytes += path.len();
+        if bytes > EXCEPTION_BYTES {
+            let (value, limit) = (bytes as u64, EXCEPTION_BYTES as u64);
+            let what = "the length of all exceptions";
+            return Err(DecodeError::TooLarge { what, value, limit });
+        }
+        let path = RelPath::new(&path)?;
+        if except.last().is_some_and(|last| *last >= path) {
+            return Err(DecodeError::Invalid("the order of the exceptions"));
+        }
+        except.push(path);
+    }
+    Ok(except)
 }
 
 /// Introduces an end's rows.

@@ -6,7 +6,8 @@ mod marks;
 mod transfer;
 
 pub use greeting::{
-    Coverage, Filter, Flow, Hello, MOVED_MAX, Moved, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, EXCEPTION_BYTES, EXCEPTIONS_MAX, Filter, Flow, Hello, MOVED_MAX, Moved,
+    STATEMENT_EXCEPTION_BYTES, Statement, StreamCodec, Verdict, Welcome,
 };
 pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};

@@ -6,8 +6,8 @@ use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof, Statement,
-    Verdict, Welcome,
+    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof,
+    STATEMENT_EXCEPTION_BYTES, Statement, Verdict, Welcome,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -63,8 +63,10 @@ impl Stating {
         told: &[Row<Check>],
         moved: Vec<Moved>,
     ) -> (Vec<Message>, AwaitingAnswer) {
-        let may_fold =
-            moved.len() <= MOVED_MAX && matches!(statement.coverage, Coverage::Changes { .. });
+        let exceptions: usize = moved.iter().map(Moved::exception_bytes).sum();
+        let may_fold = moved.len() <= MOVED_MAX
+            && exceptions <= STATEMENT_EXCEPTION_BYTES
+            && matches!(statement.coverage, Coverage::Changes { .. });
         let mut messages = stated(statement, if may_fold { told } else { &rows });
         if may_fold {
             messages.extend(moved.into_iter().map(Message::Moved));

@@ -164,7 +164,7 @@ impl Paths {
     }
 
     /// The number of a path.
-    pub fn position(&self, path: &crate::RelPath) -> Option<usize> {
+    pub fn find(&self, path: &crate::RelPath) -> Option<usize> {
         self.0.binary_search_by(|stand| stand.path().cmp(path)).ok()
     }
 

@@ -8,8 +8,8 @@ use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof, Statement,
-    Verdict, Welcome, mark_parts,
+    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof,
+    STATEMENT_EXCEPTION_BYTES, Statement, Verdict, Welcome, mark_parts,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -64,15 +64,23 @@ pub struct AwaitingStatement {
 struct Moves {
     moved: Vec<Moved>,
     from: BTreeSet<RelPath>,
+    /// Bytes of all exceptions.
+    exceptions: usize,
 }
 
 impl Moves {
     fn add(&mut self, moved: Moved) -> Result<(), ProtocolError> {
+        let too_large = |what, value: usize, limit: usize| {
+            let (value, limit) = (value as u64, limit as u64);
+            Err(broken("Moved")(DecodeError::TooLarge { what, value, limit }))
+        };
         if self.moved.len() == MOVED_MAX {
-            let limit = MOVED_MAX as u64;
-            let what = "the count of moved directories";
-            let error = DecodeError::TooLarge { what, value: limit + 1, limit };
-            return Err(broken("Moved")(error));
+            return too_large("the count of moved directories", MOVED_MAX + 1, MOVED_MAX);
+        }
+        self.exceptions += moved.exception_bytes();
+        if self.exceptions > STATEMENT_EXCEPTION_BYTES {
+            let what = "the length of all exceptions of a statement";
+            return too_large(what, self.exceptions, STATEMENT_EXCEPTION_BYTES);
         }
         if self.from.last().is_some_and(|last| *last >= moved.from) {
             return Err(ProtocolError::Contradiction("moved directories are not in order"));

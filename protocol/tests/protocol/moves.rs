@@ -35,7 +35,7 @@ pub(crate) fn pictures() -> Vec<Row<ContentHash>> {
 pub(crate) fn moved() -> Moved {
     let (from, to) = (path("pics"), path("old/pictures"));
     let rows = rows_of(&from, &to, 7, ALICE, &pictures());
-    Moved { from, to, counter: 7, digest: digest(&rows) }
+    Moved { from, to, counter: 7, except: Vec::new(), digest: digest(&rows) }
 }
 
 /// The rows that a move stands for, out of live rows of the directory.
@@ -136,7 +136,14 @@ pub(crate) fn unfold(stated: Stated) -> Option<Vec<Row<psync_protocol::Check>>> 
 
 fn at(number: usize) -> Moved {
     let from = path(&format!("from{number:06}"));
-    Moved { from, to: path(&format!("to{number}")), counter: 7, digest: [0x77; 16] }
+    let to = path(&format!("to{number}"));
+    Moved { from, to, counter: 7, except: Vec::new(), digest: [0x77; 16] }
+}
+
+/// A message with exceptions: its digest is any.
+pub(crate) fn excepting(except: &[&str]) -> Moved {
+    let except = except.iter().map(|name| path(name)).collect();
+    Moved { except, digest: [0x77; 16], ..moved() }
 }
 
 fn between(from: &str, to: &str) -> Message {
@@ -324,6 +331,7 @@ fn payload(from: &[u8], to: &[u8], counter: u64) -> Vec<u8> {
     out.put_bytes(from);
     out.put_bytes(to);
     out.put_varint(counter);
+    out.put_varint(0);
     out.put_raw(&[0x77; 16]);
     out
 }
@@ -338,7 +346,7 @@ fn decode(payload: &[u8]) -> Result<(), DecodeError> {
 
 #[test]
 fn a_moved_message_that_is_cut_or_lies_is_refused() {
-    let whole = Message::Moved(moved()).encode();
+    let whole = Message::Moved(excepting(&["a", "b/c", "b/d"])).encode();
     for length in 0..whole.len() {
         assert!(matches!(decode(&whole[..length]), Err(DecodeError::Truncated(_))), "{length}");
     }
@@ -373,4 +381,84 @@ fn a_moved_message_keeps_its_limits() {
     let (what, value) = ("a counter", NUMBER_MAX + 1);
     let error = DecodeError::TooLarge { what, value, limit: NUMBER_MAX };
     assert_eq!(decode(&payload(b"from", b"to", value)), Err(error));
+}
+
+/// The payload of a message with these exceptions, each as a count of shared bytes and the rest.
+fn payload_with(except: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_bytes(b"from");
+    out.put_bytes(b"to");
+    out.put_varint(7);
+    out.put_varint(except.len() as u64);
+    for (shared, rest) in except {
+        out.put_varint(*shared);
+        out.put_bytes(rest);
+    }
+    out.put_raw(&[0x77; 16]);
+    out
+}
+
+#[test]
+fn exceptions_ascend_and_are_valid_paths() {
+    assert_eq!(decode(&payload_with(&[(0, b"a/b"), (2, b"c"), (0, b"d")])), Ok(()));
+    let order = Err(DecodeError::Invalid("the order of the exceptions"));
+    assert_eq!(decode(&payload_with(&[(0, b"a"), (1, b"")])), order);
+    assert_eq!(decode(&payload_with(&[(0, b"b"), (0, b"a")])), order);
+    for (bytes, error) in [
+        (b"".as_slice(), PathError::Empty),
+        (b"../a", PathError::Dots),
+        (b"/a", PathError::EmptyName),
+        (b"a/.psync", PathError::State),
+    ] {
+        assert_eq!(decode(&payload_with(&[(0, bytes)])), Err(DecodeError::Path(error)));
+    }
+    let (what, value, limit) = ("a shared beginning", 2, 1);
+    let error = DecodeError::TooLarge { what, value, limit };
+    assert_eq!(decode(&payload_with(&[(0, b"a"), (2, b"b")])), Err(error));
+}
+
+#[test]
+fn exceptions_keep_their_limits() {
+    let count = |count: u64| {
+        let mut out = payload_with(&[]);
+        out.truncate(9);
+        out.put_varint(count);
+        // Of each at least two bytes must be there, before anything is allocated.
+        out.extend_from_slice(&[0; 8192]);
+        decode(&out)
+    };
+    let (what, value, limit) = ("a count of exceptions", 4097, 4096);
+    assert_eq!(count(4097), Err(DecodeError::TooLarge { what, value, limit }));
+    let long = [vec![b'x'; 255], vec![b'/']].concat().repeat(15);
+    // Few bytes on the line, many in memory: each begins as the one before.
+    let name = |number: usize| format!("{number:06}").into_bytes();
+    let first = [long.clone(), name(0)].concat();
+    let rests: Vec<Vec<u8>> = (1..80).map(name).collect();
+    let more = rests.iter().map(|rest| (long.len() as u64, rest.as_slice()));
+    let except: Vec<(u64, &[u8])> = [(0, first.as_slice())].into_iter().chain(more).collect();
+    let what = "the length of all exceptions";
+    let error = decode(&payload_with(&except));
+    assert!(matches!(error, Err(DecodeError::TooLarge { what: w, .. }) if w == what), "{error:?}");
+    assert_eq!(decode(&payload_with(&except[..60])), Ok(()));
+}
+
+#[test]
+fn the_exceptions_of_a_whole_statement_are_limited() {
+    let except: Vec<RelPath> = (0..66)
+        .map(|number| path(&format!("{}{number:03}", "x/".repeat(250) + &"y/".repeat(2))))
+        .map(|dir| RelPath::new(&[dir.as_bytes(), b"/", &[b'z'; 255]].concat()).unwrap())
+        .collect();
+    let bytes: usize = except.iter().map(|path| path.as_bytes().len()).sum();
+    let mut state = stating(CHANGES);
+    let fit = (64 << 20) / bytes;
+    for number in 0..fit {
+        let moved = Moved { except: except.clone(), ..at(number) };
+        state = after(state, Message::Moved(moved)).unwrap();
+    }
+    let moved = Moved { except, ..at(fit) };
+    let error = after(state, Message::Moved(moved)).unwrap_err();
+    let what = "the length of all exceptions of a statement";
+    let value = ((fit + 1) * bytes) as u64;
+    let error_of_length = DecodeError::TooLarge { what, value, limit: 64 << 20 };
+    assert_eq!(error, ProtocolError::Decode { message: "Moved", error: error_of_length });
 }

@@ -245,11 +245,13 @@ fn statement() -> impl Strategy<Value = Statement> {
 
 /// A directory that was moved lies neither in nor above where it is now.
 fn moved() -> impl Strategy<Value = Moved> {
-    (path(), path(), number(), any::<[u8; 16]>())
+    let except =
+        prop::collection::btree_set(path(), 0..4).prop_map(|set| set.into_iter().collect());
+    (path(), path(), number(), except, any::<[u8; 16]>())
         .prop_filter("one within the other", |(from, to, ..)| {
             from != to && !from.is_below(to) && !to.is_below(from)
         })
-        .prop_map(|(from, to, counter, digest)| Moved { from, to, counter, digest })
+        .prop_map(|(from, to, counter, except, digest)| Moved { from, to, counter, except, digest })
 }
 
 fn want() -> impl Strategy<Value = Want> {

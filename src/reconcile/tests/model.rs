@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use psync_protocol::decision::{Agreed, Planner};
-use psync_protocol::manifest::ManifestReader;
+use psync_protocol::manifest::{ENTRIES_MAX, ManifestReader};
 use psync_protocol::message::Flow;
 use psync_protocol::session::Paths;
 use psync_protocol::{
@@ -151,6 +151,18 @@ impl Replica {
             self.advance(&target(&name), row.content, row.props);
             self.bury(&name, has_content.then(|| target(&name)));
         }
+    }
+
+    /// A file that is moved and edited between two scans.
+    pub(super) fn rename_and_edit(&mut self, from: &str, to: &str, text: &str, at: i64) {
+        self.rename(from, to);
+        let known = self.row(&path(from)).unwrap().row.base;
+        let (mut stored, _) = self.rows.remove(&path(to)).unwrap();
+        let hash = ContentHash::of_bytes(text.as_bytes());
+        stored.row.content = Content::File { size: text.len() as u64, hash };
+        stored.row.props.mtime = time(at);
+        stored.row.base = known;
+        self.put(stored);
     }
 
     fn tree_below(&self, name: &str) -> Vec<RelPath> {
@@ -341,7 +353,7 @@ fn fold_and_unfold(news: &[Stored], a: &Replica, b: &Replica) -> (usize, usize) 
             .filter(|(name, _)| **name == moved.from || name.is_below(&moved.from))
             .map(|(_, (stored, _))| stored.clone())
             .collect();
-        match unfold(moved, &own, a.id) {
+        match unfold(moved, &own, a.id, ENTRIES_MAX) {
             Some(more) => rows.extend(more),
             None => return (news.len(), 0),
         }

@@ -51,6 +51,89 @@ fn a_moved_file_is_renamed_on_the_other_side() {
 }
 
 #[test]
+fn a_file_that_was_moved_and_edited_takes_its_edit_along() {
+    after(
+        ONE,
+        |a| a.rename_and_edit("f", "new/g", "edited", 20),
+        |_| {},
+        |now, conflicts| {
+            assert_eq!(now.names(), ["new", "new/g"]);
+            assert!(now.holds("new/g", "edited"));
+            assert!(conflicts.is_empty());
+        },
+    );
+}
+
+#[test]
+fn an_edit_of_a_file_that_was_moved_and_edited_stays_under_the_old_name() {
+    after(
+        ONE,
+        |a| a.rename_and_edit("f", "g", "edited here", 20),
+        |b| b.write("f", "edited there", 30),
+        |now, _| {
+            assert_eq!(now.names(), ["f", "g"]);
+            assert!(now.holds("f", "edited there") && now.holds("g", "edited here"));
+        },
+    );
+}
+
+#[test]
+fn a_file_moved_by_both_and_edited_by_one_is_the_edited_one() {
+    after(
+        ONE,
+        |a| a.rename_and_edit("f", "g", "edited", 20),
+        |b| b.rename("f", "g"),
+        |now, conflicts| {
+            assert_eq!(now.names(), ["g"]);
+            assert!(now.holds("g", "edited"));
+            assert!(conflicts.is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_file_moved_and_edited_by_both_clashes_and_nothing_is_lost() {
+    after(
+        ONE,
+        |a| a.rename_and_edit("f", "g", "one", 20),
+        |b| b.rename_and_edit("f", "g", "two", 30),
+        |now, conflicts| {
+            assert_eq!(now.names().len(), 2);
+            assert!(now.holds("g", "two"));
+            assert_eq!(conflicts.len(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_file_moved_and_edited_where_another_was_made_clashes_and_nothing_is_lost() {
+    after(
+        ONE,
+        |a| a.rename_and_edit("f", "g", "one", 20),
+        |b| b.write("g", "other", 30),
+        |now, conflicts| {
+            assert_eq!(now.names().len(), 2);
+            assert!(now.holds("g", "other"));
+            assert_eq!(conflicts.len(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_file_moved_and_edited_here_and_deleted_there_lives_on_under_its_new_name() {
+    after(
+        ONE,
+        |a| a.rename_and_edit("f", "g", "edited", 20),
+        |b| b.delete("f"),
+        |now, conflicts| {
+            assert!(now.holds("g", "edited"));
+            assert_eq!(now.names(), ["g"]);
+            assert!(conflicts.is_empty());
+        },
+    );
+}
+
+#[test]
 fn an_edit_follows_a_file_that_was_moved() {
     after(
         ONE,

@@ -72,7 +72,7 @@ impl Sending<'_, '_, '_> {
         let mut there = HashSet::new();
         // What stands here and is no matter of the plan stands there, too.
         self.applier.files(|path, hash| {
-            if needed.contains(&hash) && paths.position(path).is_none() {
+            if needed.contains(&hash) && paths.find(path).is_none() {
                 there.insert(hash);
             }
         })?;
