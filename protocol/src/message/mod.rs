@@ -68,8 +68,9 @@ pub enum Message {
         /// For people.
         text: String,
     },
-    /// Still there, still working.
-    Ping,
+    /// Still there, still working; and how fast the other end's bytes have come here, in KiB a
+    /// second (0: unknown).
+    Ping(u64),
 }
 
 macro_rules! message_types {
@@ -90,7 +91,6 @@ macro_rules! message_types {
         }
     };
     (@pattern End) => { Message::End };
-    (@pattern Ping) => { Message::Ping };
     (@pattern Error) => { Message::Error { .. } };
     (@pattern $name:ident) => { Message::$name(..) };
 }
@@ -138,7 +138,8 @@ impl Message {
             Message::FileFailed(failure) => failure.encode(&mut out),
             Message::Done(done) => done.encode(&mut out),
             Message::Problem(problem) => problem.encode(&mut out),
-            Message::End | Message::Ping => {}
+            Message::End | Message::Ping(0) => {}
+            Message::Ping(rate) => out.put_varint(*rate),
             Message::Error { code, text } => {
                 out.put_varint(code.number());
                 out.put_bytes(shortened(text).as_bytes());
@@ -184,7 +185,7 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
             code: ErrorCode::from_number(r.varint("an error's number")?),
             text: r.text("an error's text", TEXT_MAX)?,
         },
-        18 => Message::Ping,
+        18 => Message::Ping(rate(payload.is_empty(), r)?),
         _ => Message::Moved(Moved::decode(r)?),
     };
     if let Message::Signature(_) = message {
@@ -192,6 +193,17 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
     }
     reader.end("a message")?;
     Ok(message)
+}
+
+/// A rate that is not known is not written.
+fn rate(unknown: bool, r: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    if unknown {
+        return Ok(0);
+    }
+    match r.number("a rate")? {
+        0 => Err(DecodeError::Invalid("a rate")),
+        rate => Ok(rate),
+    }
 }
 
 fn chunk(payload: &[u8], what: &'static str) -> Result<Vec<u8>, DecodeError> {
