@@ -241,6 +241,7 @@ pub struct FrameDecoder {
     read: usize,
     /// The last decompression step was full: more may come without further input.
     more: bool,
+    pulled: u64,
 }
 
 impl Default for FrameDecoder {
@@ -259,6 +260,7 @@ impl FrameDecoder {
             plain: Vec::new(),
             read: 0,
             more: false,
+            pulled: 0,
         }
     }
 
@@ -304,6 +306,11 @@ impl FrameDecoder {
         self.input.len() + self.plain.len()
     }
 
+    /// How many bytes all frames so far had, after decompression.
+    pub fn pulled(&self) -> u64 {
+        self.pulled
+    }
+
     /// What stands where the preface should: for the message to the user.
     fn start_of_input(&self) -> &[u8] {
         &self.input[..self.input.len().min(200)]
@@ -331,7 +338,9 @@ impl FrameDecoder {
             (|| Ok((reader.u8("a type")?, reader.raw(length as usize, "a payload")?)))()
                 .map_err(decode)?;
         let message = Message::decode(kind, payload)?;
-        self.read = self.plain.len() - reader.remaining();
+        let read = self.plain.len() - reader.remaining();
+        self.pulled += (read - self.read) as u64;
+        self.read = read;
         if let Stage::Greeting = self.stage {
             self.after_greeting(&message)?;
         }

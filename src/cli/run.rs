@@ -169,6 +169,7 @@ fn attempt(options: &Options, voice: &Voice) -> Result<(Outcome, LineNumbers), F
     let line = LineNumbers {
         sent: traffic.sent(),
         received: traffic.received(),
+        by_purpose: traffic.by_purpose(),
         turns: traffic.turns(),
         seconds: started.elapsed().as_secs_f64(),
     };

@@ -2,11 +2,13 @@
 //! crate's business.
 
 mod effort;
+mod ledger;
 mod rate;
 mod remote;
 mod writer;
 
 pub use effort::Compression;
+pub use ledger::Purpose;
 pub use rate::Rates;
 pub use remote::{Remote, RemoteCommand, SpawnError};
 
@@ -24,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 use effort::Fitter;
+use ledger::{Counts, Ledger};
 use rate::Gauge;
 use writer::Writer;
 
@@ -53,6 +56,8 @@ pub struct Traffic {
     received: AtomicU64,
     turns: AtomicU64,
     last: AtomicU8,
+    sent_for: Counts,
+    received_for: Counts,
 }
 
 impl Traffic {
@@ -64,6 +69,14 @@ impl Traffic {
     /// Bytes that this end has received.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes each way by what they were for: of each purpose what was sent and what was received,
+    /// in the order of [`Purpose::ALL`]. The sums are [`Traffic::sent`] and [`Traffic::received`].
+    pub fn by_purpose(&self) -> [(Purpose, u64, u64); Purpose::ALL.len()] {
+        let (sent, received) =
+            (self.sent_for.of(self.sent()), self.received_for.of(self.received()));
+        std::array::from_fn(|at| (Purpose::ALL[at], sent[at], received[at]))
     }
 
     /// How often the talking side changed, the first one counted.
@@ -100,6 +113,7 @@ pub struct LineLimits {
 struct Sending {
     encoder: FrameEncoder,
     fitter: Fitter,
+    ledger: Ledger,
     /// Whether the flight of this end has begun.
     in_flight: bool,
 }
@@ -111,6 +125,9 @@ pub struct Line {
     buffer: Vec<u8>,
     sending: Option<Sending>,
     gauge: Gauge,
+    received: Ledger,
+    /// Bytes received that are in the ledger's counts.
+    counted: u64,
     /// What is remembered of this line from another time.
     remembered: Rates,
     limit: Option<u64>,
@@ -129,6 +146,8 @@ impl Line {
             buffer: vec![0; READ_STEP],
             sending: None,
             gauge: Gauge::default(),
+            received: Ledger::default(),
+            counted: 0,
             remembered: Rates::default(),
             limit: limits.rate,
             writer: Writer::start(File::from(output), limits.rate, traffic.clone())?,
@@ -171,7 +190,10 @@ impl Line {
         let rate = limit.map_or(known, |limit| Some(known.map_or(limit, |rate| rate.min(limit))));
         let fitter = Fitter::new(compression, rate);
         let encoder = FrameEncoder::start(greeting, compression.codec(), fitter.level())?;
-        self.sending = Some(Sending { encoder, fitter, in_flight: false });
+        let mut ledger = Ledger::default();
+        ledger.note(greeting, encoder.ready() as u64);
+        ledger.settle(encoder.ready() as u64, &self.traffic.sent_for);
+        self.sending = Some(Sending { encoder, fitter, ledger, in_flight: false });
         self.flush()
     }
 
@@ -185,17 +207,21 @@ impl Line {
     }
 
     fn push(&mut self, message: &Message) -> Result<(), LineError> {
-        let Some(Sending { encoder, fitter, in_flight }) = &mut self.sending else {
+        let Some(Sending { encoder, fitter, ledger, in_flight }) = &mut self.sending else {
             return Err(io::Error::other("a message before the greeting").into());
         };
         let written = self.writer.written();
         if !std::mem::replace(in_flight, true) {
             fitter.flight_begins(written);
         }
-        encoder.set_effort(fitter.fit(message, written))?;
-        let before = encoder.pushed();
+        let effort = fitter.fit(message, written);
+        let (before, ready) = (encoder.pushed(), encoder.ready());
+        encoder.set_effort(effort)?;
         encoder.push(message)?;
-        fitter.pushed(message, encoder.pushed() - before);
+        let length = encoder.pushed() - before;
+        fitter.pushed(message, length);
+        ledger.note(message, length);
+        ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
         if encoder.ready() >= WRITE_STEP {
             self.writer.write(encoder.take())?;
         }
@@ -204,8 +230,10 @@ impl Line {
 
     /// Lets everything leave that has been sent.
     pub fn flush(&mut self) -> Result<(), LineError> {
-        if let Some(Sending { encoder, in_flight, .. }) = &mut self.sending {
+        if let Some(Sending { encoder, ledger, in_flight, .. }) = &mut self.sending {
+            let ready = encoder.ready();
             encoder.flush()?;
+            ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
             *in_flight = false;
             self.writer.write_last(encoder.take())?;
         }
@@ -234,10 +262,13 @@ impl Line {
     /// if the line ends here.
     pub fn receive(&mut self, state: &'static str) -> Result<Message, LineError> {
         loop {
+            let before = self.decoder.pulled();
             if let Some(message) = self.decoder.message()? {
+                self.received.note(&message, self.decoder.pulled() - before);
                 self.overhear(&message);
                 return Ok(message);
             }
+            self.count_received();
             let asked = Instant::now();
             match self.read()? {
                 0 => return Err(ProtocolError::Ended(state).into()),
@@ -259,13 +290,26 @@ impl Line {
         }
     }
 
+    /// All bytes that have come so far are messages now, but for the beginning of one.
+    fn count_received(&mut self) {
+        let received = self.traffic.received();
+        if self.received.settle(received - self.counted, &self.traffic.received_for) {
+            self.counted = received;
+        }
+    }
+
     /// What a message says of the line itself.
     fn overhear(&mut self, message: &Message) {
         match (message, &mut self.sending) {
             (Message::Ping(rate @ 1..), Some(sending)) => {
                 sending.fitter.told(*rate, self.writer.written());
             }
-            (Message::End, _) => self.gauge.turn(),
+            (Message::End, _) => {
+                self.gauge.turn();
+                if self.decoder.is_at_boundary() {
+                    self.count_received();
+                }
+            }
             _ => {}
         }
     }
