@@ -304,6 +304,8 @@ impl Line {
             (Message::Ping(rate @ 1..), Some(sending)) => {
                 sending.fitter.told(*rate, self.writer.written());
             }
+            // What was to be done before the rest took its time.
+            (Message::Hello(_) | Message::Welcome(_), _) => self.gauge.turn(),
             (Message::End, _) => {
                 self.gauge.turn();
                 if self.decoder.is_at_boundary() {

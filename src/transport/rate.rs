@@ -23,6 +23,8 @@ pub struct Rates {
 pub(super) struct Gauge {
     bytes: u64,
     waited: Duration,
+    /// The next bytes are the first after a pause: what this end waited for was the other at work.
+    resumes: bool,
     rate: Option<u64>,
     told: Option<u64>,
 }
@@ -30,8 +32,12 @@ pub(super) struct Gauge {
 impl Gauge {
     /// Bytes came after this end had waited for them.
     pub(super) fn note(&mut self, bytes: usize, waited: Duration) {
+        let resumes = std::mem::replace(&mut self.resumes, false);
         if waited > PAUSE {
             self.turn();
+        }
+        if waited > PAUSE || resumes {
+            self.resumes = false;
             return;
         }
         self.bytes += bytes as u64;
@@ -45,6 +51,7 @@ impl Gauge {
     pub(super) fn turn(&mut self) {
         self.bytes = 0;
         self.waited = Duration::ZERO;
+        self.resumes = true;
     }
 
     /// The rate of the latest burst, in KiB a second.
@@ -91,6 +98,7 @@ mod tests {
         gauge.note(64 << 10, Duration::from_secs(1));
         gauge.note(31 << 10, STEP);
         gauge.turn();
+        gauge.note(64 << 10, PAUSE);
         gauge.note(31 << 10, STEP);
         assert_eq!(gauge.rate(), None);
     }
@@ -103,9 +111,11 @@ mod tests {
         assert_eq!(gauge.news(), Some(1000));
         assert_eq!(gauge.news(), None);
         gauge.turn();
+        gauge.note(1, PAUSE);
         gauge.note(110 << 10, Duration::from_millis(100));
         assert_eq!(gauge.news(), None);
         gauge.turn();
+        gauge.note(1, PAUSE);
         gauge.note(200 << 10, Duration::from_millis(100));
         assert_eq!(gauge.news(), Some(2000));
     }
