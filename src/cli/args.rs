@@ -9,6 +9,7 @@ use psync_protocol::message::{Filter, Flow};
 
 use super::endpoint::Endpoint;
 use crate::reconcile::DeleteLimit;
+use crate::transport::Compression;
 
 /// What a run needs to know.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub(super) struct Options {
     pub(super) stats: bool,
     pub(super) json: bool,
     pub(super) progress: bool,
-    pub(super) compress: bool,
+    pub(super) compression: Compression,
     pub(super) filters: Vec<Filter>,
     pub(super) rate: Option<u64>,
     pub(super) timeout: Option<Duration>,
@@ -42,6 +43,7 @@ pub(super) struct Options {
 pub(super) struct Server {
     pub(super) path: PathBuf,
     pub(super) must_exist: bool,
+    pub(super) compression: Compression,
 }
 
 /// What the command line asks for.
@@ -96,7 +98,8 @@ fn command() -> Command {
         .arg(value("timeout", "SECONDS", "Give up when nothing comes for so long [default: wait]"))
         .arg(value("state-dir", "DIR", "Keep this side's state below DIR instead of in the root").value_parser(value_parser!(PathBuf)))
         .arg(flag("compress", "Compress what crosses the line; this is the default").short('z'))
-        .arg(flag("no-compress", "Do not compress the line").conflicts_with("compress"))
+        .arg(flag("no-compress", "Do not compress the line").conflicts_with_all(["compress", "compress-level"]))
+        .arg(value("compress-level", "N", "Compress at this level of zstd, 1 to 19 [default: what fits the line]"))
         .arg(flag("delete", "").hide(true))
 }
 
@@ -124,19 +127,28 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
     }
 }
 
-/// The remote side is started by another psync: `--server [--must-exist] -- PATH`.
+/// The remote side is started by another psync:
+/// `--server [--must-exist] [--compress-level=N] -- PATH`.
 fn parse_server(arguments: &[OsString]) -> Result<Option<Server>, String> {
     if arguments.first().is_none_or(|first| first != "--server") {
         return Ok(None);
     }
-    let rest: Vec<&OsString> = arguments[1..].iter().filter(|argument| *argument != "--").collect();
-    match rest[..] {
-        [path] => Ok(Some(Server { path: path.into(), must_exist: false })),
-        [flag, path] if flag == "--must-exist" => {
-            Ok(Some(Server { path: path.into(), must_exist: true }))
+    let wrong = || "psync --server is started by another psync, with one path".to_string();
+    let (path, options) = arguments[1..].split_last().ok_or_else(wrong)?;
+    let mut server =
+        Server { path: path.into(), must_exist: false, compression: Compression::Fitting };
+    for option in options {
+        match option.to_str() {
+            Some("--") => {}
+            Some("--must-exist") => server.must_exist = true,
+            Some(other) => match other.strip_prefix("--compress-level=") {
+                Some(text) => server.compression = level(text)?,
+                None => return Err(wrong()),
+            },
+            None => return Err(wrong()),
         }
-        _ => Err("psync --server is started by another psync, with one path".into()),
     }
+    Ok(Some(server))
 }
 
 fn options(matches: &ArgMatches, first: Endpoint, second: Endpoint) -> Result<Options, String> {
@@ -167,7 +179,11 @@ fn options(matches: &ArgMatches, first: Endpoint, second: Endpoint) -> Result<Op
         stats: matches.get_flag("stats"),
         json: matches.get_flag("json"),
         progress: matches.get_flag("progress"),
-        compress: !matches.get_flag("no-compress"),
+        compression: match text("compress-level") {
+            _ if matches.get_flag("no-compress") => Compression::Off,
+            Some(text) => level(text)?,
+            None => Compression::Fitting,
+        },
         filters: filters(matches),
         rate: text("bwlimit").map(rate).transpose()?.flatten(),
         timeout: text("timeout").map(seconds).transpose()?.flatten(),
@@ -240,6 +256,13 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
     }
 }
 
+fn level(text: &str) -> Result<Compression, String> {
+    match text.parse() {
+        Ok(level @ 1..=19) => Ok(Compression::Level(level)),
+        _ => Err(format!("--compress-level: '{text}' is not a level from 1 to 19")),
+    }
+}
+
 fn seconds(text: &str) -> Result<Option<Duration>, String> {
     match text.parse::<u64>() {
         Ok(seconds) if seconds <= 365 * 86_400 => {
@@ -304,6 +327,29 @@ mod tests {
         assert_eq!(rate("1.5m"), Ok(Some(1_572_864)));
         assert_eq!(rate("0"), Ok(None));
         assert!(rate("fast").is_err());
+    }
+
+    #[test]
+    fn a_level_is_forced_at_both_ends() {
+        assert_eq!(sync("a b").compression, Compression::Fitting);
+        assert_eq!(sync("-z a b").compression, Compression::Fitting);
+        assert_eq!(sync("--no-compress a b").compression, Compression::Off);
+        assert_eq!(sync("-z --compress-level 19 a b").compression, Compression::Level(19));
+        for wrong in ["--compress-level 20 a b", "--compress-level 0 a b", "--compress-level x a b"]
+        {
+            assert!(typed(wrong).is_err_and(|text| text.contains("1 to 19")), "{wrong}");
+        }
+        assert!(typed("--no-compress --compress-level 3 a b").is_err());
+        let served = |line: &str| match typed(line) {
+            Ok(Parsed::Serve(server)) => (server.must_exist, server.compression),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(served("--server -- x"), (false, Compression::Fitting));
+        let forced = served("--server --must-exist --compress-level=7 -- x");
+        assert_eq!(forced, (true, Compression::Level(7)));
+        assert!(typed("--server --compress-level=77 -- x").is_err());
+        assert!(typed("--server x y").is_err());
+        assert!(typed("--server").is_err());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::apply::RunNames;
 use crate::report::{Report, Silent};
 use crate::root::{Place, StateHome};
 use crate::sync::{self, Outcome, Request, Site, SyncError};
-use crate::transport::{Line, LineError, LineLimits, Remote, RemoteCommand, Traffic};
+use crate::transport::{Compression, Line, LineError, LineLimits, Remote, RemoteCommand, Traffic};
 
 /// How long the remote shell may take to end once the line is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -169,6 +169,7 @@ fn attempt(options: &Options, voice: &Voice) -> Result<(Outcome, LineNumbers), F
     let line = LineNumbers {
         sent: traffic.sent(),
         received: traffic.received(),
+        by_purpose: traffic.by_purpose(),
         turns: traffic.turns(),
         seconds: started.elapsed().as_secs_f64(),
     };
@@ -209,7 +210,7 @@ impl Ground<'_> {
     }
 }
 
-fn request(options: &Options, location: String, level: Option<i32>) -> Request {
+fn request(options: &Options, location: String, compression: Compression) -> Request {
     Request {
         flow: options.flow,
         dry_run: options.dry_run,
@@ -217,7 +218,7 @@ fn request(options: &Options, location: String, level: Option<i32>) -> Request {
         delete_limit: options.delete_limit,
         home: state_home(options.state_dir.clone()),
         location,
-        level,
+        compression,
         names: run_names(),
     }
 }
@@ -253,15 +254,16 @@ fn with_local(
     ground: &Ground<'_>,
     voice: &Voice,
 ) -> Result<(Outcome, Arc<Traffic>), Failed> {
-    let request_for = |location| request(options, location, None);
+    let request_for = |location| request(options, location, Compression::Off);
     let must_exist = ground.made || options.flow == Flow::ToInitiator || !options.local.exists();
     let (here, there) = Line::pair(limits(options)).map_err(SyncError::from)?;
     let traffic = here.traffic().clone();
     let home = state_home(options.state_dir.clone());
     std::thread::scope(|scope| {
         let names = run_names();
-        let responder =
-            scope.spawn(move || sync::respond(other, must_exist, there, &home, names, &Silent));
+        let off = Compression::Off;
+        let responder = scope
+            .spawn(move || sync::respond(other, must_exist, off, there, &home, names, &Silent));
         let result = open_and_initiate(options, here, voice, || {
             let place =
                 Place::of(other).map(|place| place.path).unwrap_or_else(|_| other.to_path_buf());
@@ -297,6 +299,7 @@ fn with_remote(
         program: options.program.clone(),
         path: path.to_string(),
         must_exist: ground.made || options.flow == Flow::ToInitiator,
+        compression: options.compression,
     };
     let (remote, input, output) = command.spawn().map_err(|error| Failed {
         text: error.to_string(),
@@ -305,9 +308,8 @@ fn with_remote(
     })?;
     let line = Line::new(input, output, limits(options)).map_err(SyncError::from)?;
     let traffic = line.traffic().clone();
-    let level = options.compress.then_some(sync::LEVEL);
     let result = open_and_initiate(options, line, voice, || {
-        request(options, format!("{host}:{path}"), level)
+        request(options, format!("{host}:{path}"), options.compression)
     });
     let silent = traffic.received() == 0;
     match result {
@@ -394,6 +396,7 @@ pub(super) fn serve(server: &Server) -> Exit {
     match sync::respond(
         &server.path,
         server.must_exist,
+        server.compression,
         line,
         &state_home(None),
         run_names(),

@@ -1,6 +1,6 @@
 //! The end that a person started: it speaks first, and it plans.
 
-use psync_protocol::message::{Coverage, Flow, Hello, Statement, StreamCodec, Verdict};
+use psync_protocol::message::{Coverage, Flow, Hello, Statement, Verdict};
 use psync_protocol::session::{
     Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Talking,
 };
@@ -79,8 +79,10 @@ impl Initiator<'_> {
         let expected = self.site.index.peer_at(&self.request.location)?;
         let hello = self.hello(expected.as_ref());
         let opening = Opening::new(&hello);
-        let codec = hello.codec;
-        self.line.greet(&Message::Hello(hello), codec, self.request.level.unwrap_or_default())?;
+        if let Some(peer) = &expected {
+            self.line.remember(record::rates(&self.site.index, peer.replica)?);
+        }
+        self.line.greet(&Message::Hello(hello), self.request.compression)?;
         let stating = opening.greeted();
         let survey = self.scan(rules)?;
         // Only a peer that has seen this very scope is told changes alone.
@@ -113,7 +115,7 @@ impl Initiator<'_> {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
             features: 0,
-            codec: if self.request.level.is_some() { StreamCodec::Zstd } else { StreamCodec::Raw },
+            codec: self.request.compression.codec(),
             replica: self.site.index.replica(),
             index: self.site.index.index_id(),
             expected: expected.map(|peer| (peer.replica, peer.index_id)),
@@ -324,6 +326,7 @@ impl Initiator<'_> {
             self.request.names.now,
         )?;
         self.site.index.put_place(&self.request.location, welcome.replica)?;
+        record::keep_rates(&mut self.site.index, welcome.replica, self.line.rates())?;
         outcome.carried_out = true;
         Ok(outcome)
     }

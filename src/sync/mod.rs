@@ -27,10 +27,7 @@ use crate::index::{IndexError, OpenError};
 use crate::reconcile::{DeleteLimit, Tripped};
 use crate::root::StateHome;
 use crate::scan::{BadPattern, ScanError};
-use crate::transport::LineError;
-
-/// zstd level of the line's stream where nobody says otherwise.
-pub const LEVEL: i32 = 6;
+use crate::transport::{Compression, LineError};
 
 /// What a person asked for.
 #[derive(Debug, Clone)]
@@ -47,8 +44,8 @@ pub struct Request {
     pub home: StateHome,
     /// Where the other end is, as this replica remembers it.
     pub location: String,
-    /// zstd level of the line; none: as it is.
-    pub level: Option<i32>,
+    /// How what this end sends is compressed.
+    pub compression: Compression,
     /// The names of this run.
     pub names: RunNames,
 }

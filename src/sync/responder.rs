@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use psync_protocol::message::{Coverage, Flow, Hello, Statement, Verdict, Welcome};
+use psync_protocol::message::{Coverage, Flow, Hello, Statement, StreamCodec, Verdict, Welcome};
 use psync_protocol::session::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
     StatementStep, common_version,
@@ -16,27 +16,28 @@ use super::record::{self, Relation};
 use super::send::given_with_rows;
 use super::{Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
-use crate::delta::Effort;
 use crate::index::{Index, Peer};
 use crate::manifest::{self, LocalAccess, Stored, Terms};
 use crate::reconcile;
 use crate::report::Report;
 use crate::root::{Place, StateHome, places};
 use crate::scan::{self, Rules, Survey};
-use crate::transport::{Line, LineError};
+use crate::transport::{Compression, Line, LineError};
 
 /// Serves the root at `path` to whoever is at the other end of `line`, for one sync.
 ///
 /// A root that is missing is made, if the directory above it exists, unless it `must_exist`.
+/// `compression` is for what this end sends, if the other end wants any.
 pub fn respond(
     path: &Path,
     must_exist: bool,
+    compression: Compression,
     mut line: Line,
     home: &StateHome,
     names: RunNames,
     report: &dyn Report,
 ) -> Result<(), SyncError> {
-    let result = serve(path, must_exist, &mut line, home, names, report);
+    let result = serve(path, must_exist, compression, &mut line, home, names, report);
     match &result {
         Ok(()) => line.finish()?,
         Err(SyncError::Line(
@@ -51,6 +52,7 @@ pub fn respond(
 fn serve(
     path: &Path,
     must_exist: bool,
+    compression: Compression,
     line: &mut Line,
     home: &StateHome,
     names: RunNames,
@@ -62,7 +64,8 @@ fn serve(
     refuse_overlap(path, &hello)?;
     let made = !must_exist && Site::create_root(path)?;
     let dry_run = hello.dry_run;
-    let result = serve_root(path, line, home, names, report, (hello, awaiting, rules));
+    let compression = if hello.codec == StreamCodec::Raw { Compression::Off } else { compression };
+    let result = serve_root(path, compression, line, home, names, report, (hello, awaiting, rules));
     if made && (dry_run || result.is_err()) {
         Site::remove_unused_root(path);
     }
@@ -71,6 +74,7 @@ fn serve(
 
 fn serve_root(
     path: &Path,
+    compression: Compression,
     line: &mut Line,
     home: &StateHome,
     names: RunNames,
@@ -90,6 +94,7 @@ fn serve_root(
         held_back: Vec::new(),
         line,
         hello,
+        compression,
         survey,
         nonce,
         names,
@@ -113,6 +118,7 @@ struct Responder<'a> {
     held_back: Vec<RelPath>,
     line: &'a mut Line,
     hello: Hello,
+    compression: Compression,
     survey: Survey,
     nonce: [u8; 16],
     names: RunNames,
@@ -252,17 +258,17 @@ impl Responder<'_> {
         verdict: Verdict,
         their_key: &CheckKey,
     ) -> Result<AwaitingPlan, SyncError> {
-        let codec = self.hello.codec;
         let welcome = answering.welcome(Welcome {
             version: common_version(&self.hello),
             features: 0,
-            codec,
+            codec: self.compression.codec(),
             replica: self.site.index.replica(),
             index: self.site.index.index_id(),
             nonce: self.nonce,
             verdict,
         });
-        self.line.greet(&welcome, codec, super::LEVEL)?;
+        self.line.remember(record::rates(&self.site.index, self.hello.replica)?);
+        self.line.greet(&welcome, self.compression)?;
         let problems = std::mem::take(&mut self.site.notes)
             .into_iter()
             .chain(std::mem::take(&mut self.survey.problems));
@@ -315,8 +321,8 @@ impl Responder<'_> {
         let survey = &self.survey;
         let mut own = Own { index: &mut self.site.index, survey, key: their_key, files: None };
         let answered = manifest::answer(&stated.rows, news, terms, &mut own)?;
-        let root = &self.site.root;
-        let given = given_with_rows(root, None, candidates, &answered.rows, Effort::Usual);
+        let (root, effort) = (&self.site.root, exchange::patch_effort(&self.line.rates()));
+        let given = given_with_rows(root, None, candidates, &answered.rows, effort);
         let statement = self.statement(coverage);
         let (marks, rows) = (answered.marks, answered.rows);
         Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
@@ -370,13 +376,14 @@ impl Responder<'_> {
             our_scope: self.survey.scope.digest(),
             their_scope: statement.scope,
         };
-        Ok(record::conclude(
+        record::conclude(
             &mut self.site.index,
             &peer,
             &agreement,
             &closing,
             self.held_back,
             self.names.now,
-        )?)
+        )?;
+        Ok(record::keep_rates(&mut self.site.index, peer.replica, self.line.rates())?)
     }
 }

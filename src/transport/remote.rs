@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::Compression;
+
 /// How the other end is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteCommand {
@@ -20,6 +22,8 @@ pub struct RemoteCommand {
     pub path: String,
     /// Whether a root that is missing there may not be made.
     pub must_exist: bool,
+    /// How it is to compress what it sends, unless this end's greeting wants it as it is.
+    pub compression: Compression,
 }
 
 /// The remote shell could not be started.
@@ -50,6 +54,10 @@ impl RemoteCommand {
             .arg(&self.program)
             .arg("--server")
             .args(self.must_exist.then_some("--must-exist"))
+            .args(match self.compression {
+                Compression::Level(level) => Some(format!("--compress-level={level}")),
+                Compression::Off | Compression::Fitting => None,
+            })
             .arg("--")
             .arg(quoted(&self.path))
             .stdin(Stdio::piped())

@@ -70,8 +70,9 @@ pub enum Message {
         /// For people.
         text: String,
     },
-    /// Still there, still working.
-    Ping,
+    /// Still there, still working; and how fast the other end's bytes have come here, in KiB a
+    /// second (0: unknown).
+    Ping(u64),
     /// Whole contents against old ones.
     Patches(Patches),
     /// What the deltas of the open file are against.
@@ -98,7 +99,6 @@ macro_rules! message_types {
         }
     };
     (@pattern End) => { Message::End };
-    (@pattern Ping) => { Message::Ping };
     (@pattern Error) => { Message::Error { .. } };
     (@pattern $name:ident) => { Message::$name(..) };
 }
@@ -152,7 +152,8 @@ impl Message {
             Message::Patches(patches) => patches.encode(&mut out),
             Message::Against(against) => against.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
-            Message::End | Message::Ping => {}
+            Message::End | Message::Ping(0) => {}
+            Message::Ping(rate) => out.put_varint(*rate),
             Message::Error { code, text } => {
                 out.put_varint(code.number());
                 out.put_bytes(shortened(text).as_bytes());
@@ -199,7 +200,7 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
             code: ErrorCode::from_number(r.varint("an error's number")?),
             text: r.text("an error's text", TEXT_MAX)?,
         },
-        18 => Message::Ping,
+        18 => Message::Ping(rate(payload.is_empty(), r)?),
         20 => Message::Patches(Patches::decode(r)?),
         21 => Message::Against(Against::decode(r)?),
         22 => Message::Proof(Proof(r.array("a proof")?)),
@@ -210,6 +211,17 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
     }
     reader.end("a message")?;
     Ok(message)
+}
+
+/// A rate that is not known is not written.
+fn rate(unknown: bool, r: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    if unknown {
+        return Ok(0);
+    }
+    match r.number("a rate")? {
+        0 => Err(DecodeError::Invalid("a rate")),
+        rate => Ok(rate),
+    }
 }
 
 fn chunk(payload: &[u8], what: &'static str) -> Result<Vec<u8>, DecodeError> {

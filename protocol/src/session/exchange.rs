@@ -64,12 +64,12 @@ impl Book {
     fn note(&mut self, message: &Message) -> Result<bool, ProtocolError> {
         let contradiction = |what| Err(ProtocolError::Contradiction(what));
         if self.signature > 0
-            && !matches!(message, Message::Signature(_) | Message::Ping | Message::Error { .. })
+            && !matches!(message, Message::Signature(_) | Message::Ping(_) | Message::Error { .. })
         {
             return contradiction("a signature is incomplete");
         }
         match message {
-            Message::Ping | Message::Problem(_) => {}
+            Message::Ping(_) | Message::Problem(_) => {}
             Message::Want(want) => {
                 if want.index >= self.paths || self.talker_done {
                     return contradiction("a want is not of the plan");

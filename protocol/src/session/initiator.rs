@@ -149,7 +149,7 @@ impl AwaitingAnswer {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<AnswerStep, ProtocolError> {
         match (message, &self.welcome, &self.statement) {
-            (Message::Ping, Some(_), _) => {}
+            (Message::Ping(_), Some(_), _) => {}
             (Message::Welcome(welcome), None, _) => {
                 if !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
                     return Err(ProtocolError::Incompatible {

@@ -123,7 +123,7 @@ impl AwaitingStatement {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<StatementStep, ProtocolError> {
         match (message, self.statement.take()) {
-            (Message::Ping, statement) => self.statement = statement,
+            (Message::Ping(_), statement) => self.statement = statement,
             (Message::Statement(statement), None) => {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
@@ -307,7 +307,7 @@ impl AwaitingPlan {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<PlanStep, ProtocolError> {
         match (message, &mut self.restated, &mut self.plan) {
-            (Message::Ping, ..) => {}
+            (Message::Ping(_), ..) => {}
             (Message::Statement(statement), None, None) => {
                 self.restated = Some((statement, Rows::new(self.common.key.clone())));
             }

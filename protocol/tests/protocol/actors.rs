@@ -119,7 +119,7 @@ fn content(index: u64) -> Vec<Message> {
     vec![
         Message::File(index),
         Message::Literal(b"fresh bytes".to_vec()),
-        Message::Ping,
+        Message::Ping(0),
         Message::Delta(samples::delta()),
         Message::FileEnd(Some(ContentHash::of_bytes(b"whatever"))),
     ]

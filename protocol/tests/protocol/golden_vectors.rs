@@ -188,7 +188,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("problem.txt", Message::Problem(problem())),
         ("end.txt", Message::End),
         ("error.txt", Message::Error { code: ErrorCode::Busy, text: "déjà vu".into() }),
-        ("ping.txt", Message::Ping),
+        ("ping.txt", Message::Ping(0)),
+        ("ping-rate.txt", Message::Ping(1200)),
         ("moved.txt", Message::Moved(moves::moved())),
         ("moved-except.txt", Message::Moved(moves::excepting(&["best", "new/a", "new/b.jpg"]))),
     ]

@@ -43,7 +43,7 @@ impl Rules {
         if !allowed {
             return None;
         }
-        if let Message::Ping = message {
+        if let Message::Ping(_) = message {
             return Some(());
         }
         let last = self.said.last().copied().unwrap_or("");

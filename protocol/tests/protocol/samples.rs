@@ -171,7 +171,7 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Problem(problem()),
         Message::End,
         Message::Error { code: ErrorCode::Busy, text: "another psync works here".into() },
-        Message::Ping,
+        Message::Ping(1200),
         Message::Moved(crate::moves::moved()),
         Message::Patches(patches(&[0])),
         Message::Against(against()),

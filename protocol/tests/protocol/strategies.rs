@@ -344,6 +344,6 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         problem().prop_map(Message::Problem),
         Just(Message::End),
         error,
-        Just(Message::Ping),
+        (0u64..1 << 40).prop_map(Message::Ping),
     ]
 }
