@@ -65,6 +65,11 @@ impl Params {
         }
     }
 
+    /// Parameters for hashes that cost nothing on the line, and so have their full length.
+    pub(super) fn local(block_len: u32, seed: u64) -> Self {
+        Self { block_len, hash_len: MAX_HASH_LEN, seed }
+    }
+
     /// Checks parameters that came from the peer.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! compressing whole files against whole files does at a low level, and give fewer bytes.
 
 use super::align::{Copy, MIN_COPY, copies};
+use super::number::{read_number, unzigzag, write_number, zigzag};
 use super::{DeltaError, frame};
 
 /// Most bytes of new contents in a patch, and most of old ones. Both sides hold them in memory.
@@ -217,7 +218,7 @@ impl Step {
         } else {
             write_number(out, copy.len as u64);
             let skipped = copy.old as i64 - at.old as i64;
-            write_number(out, ((skipped << 1) ^ (skipped >> 63)) as u64);
+            write_number(out, zigzag(skipped));
         }
     }
 
@@ -236,8 +237,7 @@ impl Step {
         let (old, len) = if len == 0 {
             (old_len.checked_sub(room), room)
         } else {
-            let skipped = read_number(steps)?;
-            let skipped = (skipped >> 1) as i64 ^ -((skipped & 1) as i64);
+            let skipped = unzigzag(read_number(steps)?);
             (u64::checked_add_signed(at.old as u64, skipped), len)
         };
         if len > room {
@@ -308,25 +308,4 @@ fn shorter(prefix: &[u8], content: &[u8], level: i32) -> Result<Vec<u8>, DeltaEr
 /// The inverse of [`shorter`]: what has its full length was not compressed.
 fn expand(prefix: &[u8], data: &[u8], len: usize) -> Result<Vec<u8>, DeltaError> {
     if data.len() == len { Ok(data.to_vec()) } else { frame::decompress_bare(prefix, data, len) }
-}
-
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn read_number(data: &mut &[u8]) -> Result<u64, DeltaError> {
-    let mut number = 0;
-    for shift in (0..63).step_by(7) {
-        let (&byte, rest) = data.split_first().ok_or(DeltaError::Patch("it ends early"))?;
-        *data = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(number);
-        }
-    }
-    Err(DeltaError::Patch("a number is too long"))
 }

@@ -1,5 +1,6 @@
 //! The module as its users see it: what goes in at one end comes out at the other.
 
+mod exact;
 mod hostile;
 mod patch;
 
