@@ -6,12 +6,12 @@
 
 use std::ops::Range;
 
+use super::DeltaError;
 use super::decode::{ReadOld, WriteNew};
 use super::number::{read_number, unzigzag, write_number, zigzag};
 use super::patch::{PATCH_MAX, apply_patch, patch};
 use super::search::{Found, Search};
 use super::signature::Signature;
-use super::{DeltaError, Params};
 
 /// Bytes of the new content in a segment, unless it is the last. Together with what blocks need to be
 /// recognised, a segment stays below [`PATCH_MAX`].
@@ -38,7 +38,7 @@ pub struct Segment {
 
 /// Patches a large content against an old one that the sender can read.
 ///
-/// Memory: an old content's [`Signature`] with [`Params::for_sender`], which is up to 50 MB, and about 40 MB
+/// Memory: an old content's [`Signature`] with [`Params::for_sender`](super::Params::for_sender), which is up to 50 MB, and about 40 MB
 /// for a segment with all that it takes to patch it at levels up to 12, whatever the contents' sizes.
 #[derive(Debug)]
 pub struct ExactEncoder<'s> {
@@ -56,7 +56,7 @@ pub struct ExactEncoder<'s> {
 
 impl<'s> ExactEncoder<'s> {
     /// Starts a content. The `signature` is of an old content of `old_len` bytes, made by the sender with
-    /// [`Params::for_sender`]. `level` is zstd's.
+    /// [`Params::for_sender`](super::Params::for_sender). `level` is zstd's.
     pub fn new(signature: &'s Signature, old_len: u64, level: i32) -> Self {
         Self {
             signature,
@@ -273,15 +273,4 @@ fn read_parts(parts: &[Range<u64>], old: &mut ReadOld<'_>) -> Result<Vec<u8>, De
         old(part.start, &mut base[start..])?;
     }
     Ok(base)
-}
-
-impl Params {
-    /// Parameters for a signature that stays with the sender, of an old content of `old_len` bytes: at
-    /// most 2^21 blocks as long as blocks can grow, hashes of full length.
-    ///
-    /// A match by chance makes a patch longer, not wrong.
-    pub fn for_sender(old_len: u64, seed: u64) -> Self {
-        let block_len = (old_len >> 21).next_power_of_two();
-        Self::local(block_len.clamp(128, u64::from(super::params::MAX_BLOCK_LEN)) as u32, seed)
-    }
 }

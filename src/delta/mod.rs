@@ -33,6 +33,7 @@ pub mod params;
 mod patch;
 mod search;
 mod signature;
+mod step;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -44,8 +45,8 @@ pub use encode::Encoder;
 pub use exact::{ExactDecoder, ExactEncoder, Segment};
 pub use params::Params;
 pub use patch::{
-    BATCH_TARGET, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch, patch_all,
-    patch_level,
+    BATCH_TARGET, Base, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch,
+    patch_all, patch_level,
 };
 pub use signature::{Signature, SignatureBuilder};
 
