@@ -1,6 +1,7 @@
 //! Carries a file to a peer that holds another version of it.
 //!
-//! If the sender knows the old content in full, it makes a patch: [`patch_all`]. If not:
+//! If the sender knows the old content in full, it makes a patch: [`patch_all`], or [`ExactEncoder`] for
+//! large contents. If not:
 //!
 //! 1. The receiver cuts its old file into blocks and sends a short hash of each: [`SignatureBuilder`].
 //! 2. The sender searches its new file for these blocks with a rolling hash ([`Signature`],
@@ -18,18 +19,21 @@
 //! itself is the only thing that grows, to about [`params::SIGNATURE_TARGET`] bytes on the line. Nothing
 //! that the peer sends can cause a panic, unbounded memory or more than linear work.
 //!
-//! Read `align` and `patch`; then `hash`, `search`, `encode`.
+//! Read `align`, `patch` and `exact`; then `hash`, `search`, `encode`.
 
 mod align;
 mod batch;
 mod decode;
 mod encode;
+mod exact;
 mod frame;
 mod hash;
+mod number;
 pub mod params;
 mod patch;
 mod search;
 mod signature;
+mod step;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -38,10 +42,11 @@ use std::io;
 
 pub use decode::{Decoder, ReadOld, WriteNew};
 pub use encode::Encoder;
+pub use exact::{ExactDecoder, ExactEncoder, Segment};
 pub use params::Params;
 pub use patch::{
-    BATCH_TARGET, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch, patch_all,
-    patch_level,
+    BATCH_TARGET, Base, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch,
+    patch_all, patch_level,
 };
 pub use signature::{Signature, SignatureBuilder};
 

@@ -1,14 +1,24 @@
-//! New contents against old ones of which both sides hold every byte.
+//! New contents against old ones that the receiver holds and the sender knows.
 //!
 //! The copies are exact ([`align`](super::align)), so nothing can be rebuilt wrongly. What lies between
 //! them is compressed by zstd, for all contents of a batch in one frame, because an edit made in one file
 //! is often made in others, too. Its prefix is what stands around the edits in the old contents. It
 //! follows from the copies, as do the lengths of everything.
 //!
+//! Where the sender has only hashes of the old content's blocks, copies are blocks found by their hashes,
+//! and the prefix is made of these alone. All else is the same, but a wrong content is possible then: see
+//! [`Params`](super::Params).
+//!
 //! Only edits and their surroundings are given to zstd: so the highest levels take less time than
 //! compressing whole files against whole files does at a low level, and give fewer bytes.
 
-use super::align::{Copy, MIN_COPY, copies};
+use std::borrow::Cow;
+
+use super::align::{Copy, copies};
+use super::number::{read_number, write_number};
+use super::search::{Found, Search};
+use super::signature::Signature;
+use super::step::{Frame, Position, Step, Surroundings, steps_of};
 use super::{DeltaError, frame};
 
 /// Most bytes of new contents in a patch, and most of old ones. Both sides hold them in memory.
@@ -18,24 +28,31 @@ pub const PATCH_MAX: usize = 8 << 20;
 /// batches gain nothing, as measured on releases of Django and Linux.
 pub const BATCH_TARGET: usize = 8 << 20;
 
-/// Bytes of the old content that serve as context on either side of where a copy begins or ends. What an
-/// edit removed serves as well.
-const EDGE: usize = 1024;
-
-/// One old content and the new one that is to be made of it.
+/// An old content and the new one that is to be made of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Change<'a> {
-    /// What the receiver holds; empty if there is nothing like the new content.
-    pub old: &'a [u8],
-    /// What it shall hold.
+    /// What the sender knows of what the receiver holds.
+    pub old: Base<'a>,
+    /// What the receiver shall hold.
     pub new: &'a [u8],
 }
 
-/// One old content, and how long the new one is that a patch makes of it.
+/// What the sender knows of an old content.
+#[derive(Debug, Clone, Copy)]
+pub enum Base<'a> {
+    /// All of it; empty if there is nothing like the new content.
+    Content(&'a [u8]),
+    /// The hashes of its blocks.
+    Blocks(&'a Signature),
+}
+
+/// An old content, and how long the new one is that a patch makes of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// The same bytes as in the sender's [`Change`].
+    /// The content that the sender knows.
     pub old: &'a [u8],
+    /// Bytes in a block if the sender knows only the hashes of blocks, else 1.
+    pub unit: u32,
     /// Bytes in the new content.
     pub new_len: usize,
 }
@@ -69,7 +86,7 @@ pub fn patch_level(old_len: usize, new_len: usize, effort: Effort) -> i32 {
 ///
 /// As [`patch_all`].
 pub fn patch(old: &[u8], new: &[u8], level: i32) -> Result<Vec<u8>, DeltaError> {
-    patch_all(&[Change { old, new }], level)
+    patch_all(&[Change { old: Base::Content(old), new }], level)
 }
 
 /// Makes the new content of `new_len` bytes from the `old` one.
@@ -78,7 +95,7 @@ pub fn patch(old: &[u8], new: &[u8], level: i32) -> Result<Vec<u8>, DeltaError> 
 ///
 /// As [`apply_all`].
 pub fn apply_patch(old: &[u8], patch: &[u8], new_len: usize) -> Result<Vec<u8>, DeltaError> {
-    Ok(apply_all(&[Target { old, new_len }], patch)?.pop().unwrap_or_default())
+    Ok(apply_all(&[Target { old, unit: 1, new_len }], patch)?.pop().unwrap_or_default())
 }
 
 /// One patch for a batch of `changes`. Memory: as much as all of them have bytes, and what zstd takes.
@@ -91,22 +108,16 @@ pub fn patch_all(changes: &[Change<'_>], level: i32) -> Result<Vec<u8>, DeltaErr
     check_size(changes.iter().map(|change| change.old.len()))?;
     let (mut steps, mut fresh, mut context) = (Vec::new(), Vec::new(), Vec::new());
     for change in changes {
-        let mut surroundings = Surroundings::default();
-        let mut at = Position::default();
-        for copy in copies(change.old, change.new) {
-            let step = Step { fresh: copy.new - at.new, copy: Some(copy) };
-            step.write(at, change.old.len(), change.new.len(), &mut steps);
-            fresh.extend_from_slice(&change.new[at.new..copy.new]);
-            surroundings.add(at, &step, change.old.len());
-            at = Position { old: copy.old + copy.len, new: copy.new + copy.len };
+        let frame = change.frame();
+        let copies = change.copies();
+        let mut surroundings = Surroundings::new(frame);
+        for (at, step) in steps_of(frame, &copies) {
+            step.write(at, frame, &mut steps);
+            fresh.extend_from_slice(&change.new[at.new..at.new + step.fresh]);
+            surroundings.add(at, &step);
         }
-        if at.new < change.new.len() {
-            let step = Step { fresh: change.new.len() - at.new, copy: None };
-            step.write(at, change.old.len(), change.new.len(), &mut steps);
-            fresh.extend_from_slice(&change.new[at.new..]);
-            surroundings.add(at, &step, change.old.len());
-        }
-        surroundings.gather(change.old, &mut context);
+        let old = change.known(&copies);
+        surroundings.parts().into_iter().for_each(|part| context.extend_from_slice(&old[part]));
     }
     let packed = shorter(&[], &steps, level)?;
     let mut patch = Vec::new();
@@ -119,7 +130,7 @@ pub fn patch_all(changes: &[Change<'_>], level: i32) -> Result<Vec<u8>, DeltaErr
 
 /// Makes the new contents of a batch, in order.
 ///
-/// Memory: as much as all old and all new contents have, and an eighth of that; whatever the patch says.
+/// Memory: as much as all old and all new contents have, and half of that; whatever the patch says.
 ///
 /// # Errors
 ///
@@ -143,6 +154,71 @@ pub fn apply_all(targets: &[Target<'_>], patch: &[u8]) -> Result<Vec<Vec<u8>>, D
     rebuild(targets, &steps, &fresh)
 }
 
+impl Change<'_> {
+    fn frame(&self) -> Frame {
+        let unit = match self.old {
+            Base::Content(_) => 1,
+            Base::Blocks(signature) => signature.layout().block_len,
+        };
+        Frame { old_len: self.old.len(), new_len: self.new.len(), unit }
+    }
+
+    fn copies(&self) -> Vec<Copy> {
+        match self.old {
+            Base::Content(old) => copies(old, self.new),
+            Base::Blocks(signature) => block_copies(signature, self.new),
+        }
+    }
+
+    /// The old content as far as the sender knows it; anything elsewhere.
+    fn known(&self, copies: &[Copy]) -> Cow<'_, [u8]> {
+        match self.old {
+            Base::Content(old) => Cow::Borrowed(old),
+            Base::Blocks(_) => {
+                let mut old = vec![0; self.old.len()];
+                for copy in copies {
+                    let bytes = &self.new[copy.new..copy.new + copy.len];
+                    old[copy.old..copy.old + copy.len].copy_from_slice(bytes);
+                }
+                Cow::Owned(old)
+            }
+        }
+    }
+}
+
+impl Base<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Base::Content(old) => old.len(),
+            Base::Blocks(signature) => signature.layout().len(),
+        }
+    }
+}
+
+impl Target<'_> {
+    fn frame(&self) -> Frame {
+        Frame { old_len: self.old.len(), new_len: self.new_len, unit: self.unit.max(1) as usize }
+    }
+}
+
+/// The copies of whole blocks that make `new`.
+fn block_copies(signature: &Signature, new: &[u8]) -> Vec<Copy> {
+    let mut search = Search::new(signature);
+    let mut copies: Vec<Copy> = Vec::new();
+    let mut end = 0;
+    while let Found::Block { at, block, len } = search.next(new, end, true) {
+        let old = block as usize * signature.layout().block_len;
+        end = at + len;
+        match copies.last_mut() {
+            Some(last) if last.new + last.len == at && last.old + last.len == old => {
+                last.len += len
+            }
+            _ => copies.push(Copy { old, new: at, len }),
+        }
+    }
+    copies
+}
+
 fn check_size(lengths: impl Iterator<Item = usize>) -> Result<(), DeltaError> {
     let sum = lengths.fold(0, usize::saturating_add);
     if sum <= PATCH_MAX { Ok(()) } else { Err(DeltaError::PatchSize(sum)) }
@@ -152,15 +228,16 @@ fn check_size(lengths: impl Iterator<Item = usize>) -> Result<(), DeltaError> {
 fn survey(targets: &[Target<'_>], mut steps: &[u8]) -> Result<(Vec<u8>, usize), DeltaError> {
     let (mut context, mut fresh_len) = (Vec::new(), 0);
     for target in targets {
-        let mut surroundings = Surroundings::default();
+        let mut surroundings = Surroundings::new(target.frame());
         let mut at = Position::default();
         while at.new < target.new_len {
-            let step = Step::read(at, target, &mut steps)?;
+            let step = Step::read(at, target.frame(), &mut steps)?;
             fresh_len += step.fresh;
-            surroundings.add(at, &step, target.old.len());
+            surroundings.add(at, &step);
             at = step.end(at);
         }
-        surroundings.gather(target.old, &mut context);
+        let parts = surroundings.parts();
+        parts.into_iter().for_each(|part| context.extend_from_slice(&target.old[part]));
     }
     match steps {
         [] => Ok((context, fresh_len)),
@@ -178,7 +255,7 @@ fn rebuild(
         let mut new = Vec::with_capacity(target.new_len);
         let mut at = Position::default();
         while at.new < target.new_len {
-            let step = Step::read(at, target, &mut steps)?;
+            let step = Step::read(at, target.frame(), &mut steps)?;
             let (now, later) = fresh.split_at(step.fresh);
             new.extend_from_slice(now);
             fresh = later;
@@ -192,111 +269,10 @@ fn rebuild(
     Ok(contents)
 }
 
-/// How far both contents have been gone through.
-#[derive(Debug, Clone, Copy, Default)]
-struct Position {
-    old: usize,
-    new: usize,
-}
-
-/// Fresh bytes, and then a copy, unless the content ends with the fresh bytes.
-#[derive(Debug)]
-struct Step {
-    fresh: usize,
-    copy: Option<Copy>,
-}
-
-impl Step {
-    /// Three numbers: fresh bytes, bytes copied (0: the whole rest, from the end of the old content), and
-    /// how far the copy begins from where the last one ended (zigzag; absent for the rest).
-    fn write(&self, at: Position, old_len: usize, new_len: usize, out: &mut Vec<u8>) {
-        write_number(out, self.fresh as u64);
-        let Some(copy) = self.copy else { return };
-        if copy.new + copy.len == new_len && copy.old + copy.len == old_len {
-            write_number(out, 0);
-        } else {
-            write_number(out, copy.len as u64);
-            let skipped = copy.old as i64 - at.old as i64;
-            write_number(out, ((skipped << 1) ^ (skipped >> 63)) as u64);
-        }
-    }
-
-    /// Reads a step that stays within both contents and brings the new one forward.
-    fn read(at: Position, target: &Target<'_>, steps: &mut &[u8]) -> Result<Self, DeltaError> {
-        let room = (target.new_len - at.new) as u64;
-        let fresh = read_number(steps)?;
-        let room =
-            room.checked_sub(fresh).ok_or(DeltaError::Patch("a content becomes too long"))?;
-        let fresh = fresh as usize;
-        if room == 0 {
-            return Ok(Self { fresh, copy: None });
-        }
-        let old_len = target.old.len() as u64;
-        let len = read_number(steps)?;
-        let (old, len) = if len == 0 {
-            (old_len.checked_sub(room), room)
-        } else {
-            let skipped = read_number(steps)?;
-            let skipped = (skipped >> 1) as i64 ^ -((skipped & 1) as i64);
-            (u64::checked_add_signed(at.old as u64, skipped), len)
-        };
-        if len > room {
-            return Err(DeltaError::Patch("a content becomes too long"));
-        }
-        let old = old.filter(|old| old.checked_add(len).is_some_and(|end| end <= old_len));
-        let old = old.ok_or(DeltaError::Patch("it copies what the old content does not have"))?;
-        let copy = Copy { old: old as usize, new: at.new + fresh, len: len as usize };
-        Ok(Self { fresh, copy: Some(copy) })
-    }
-
-    fn end(&self, at: Position) -> Position {
-        match self.copy {
-            Some(copy) => Position { old: copy.old + copy.len, new: copy.new + copy.len },
-            None => Position { old: at.old, new: at.new + self.fresh },
-        }
-    }
-}
-
-/// The parts of an old content that serve as context.
-#[derive(Debug, Default)]
-struct Surroundings {
-    ranges: Vec<(usize, usize)>,
-}
-
-impl Surroundings {
-    /// Adds what stands around the fresh bytes of a `step`, if it has any: [`EDGE`] bytes on both sides of
-    /// where the last copy ended and of where the next begins, and everything between the two.
-    fn add(&mut self, at: Position, step: &Step, old_len: usize) {
-        if step.fresh == 0 {
-            return;
-        }
-        let next = step.copy.map_or(old_len, |copy| copy.old);
-        for place in [at.old, next] {
-            self.ranges.push((place.saturating_sub(EDGE), old_len.min(place + EDGE)));
-        }
-        if at.old < next {
-            self.ranges.push((at.old, next));
-        }
-    }
-
-    /// Appends the parts in the order of the old content, each byte once.
-    fn gather(mut self, old: &[u8], context: &mut Vec<u8>) {
-        self.ranges.sort_unstable();
-        let mut done = 0;
-        for (start, end) in self.ranges {
-            let start = start.max(done);
-            if start < end {
-                context.extend_from_slice(&old[start..end]);
-                done = end;
-            }
-        }
-    }
-}
-
-/// Bytes that the steps of an honest patch never exceed: a copy has at least [`MIN_COPY`] bytes, and
-/// three numbers have twelve as long as contents stay below 256 MiB.
+/// Bytes that the steps of an honest patch never exceed: a copy has at least 32 bytes, and its three
+/// numbers are small where there are so many.
 fn most_bytes_of_steps(targets: &[Target<'_>]) -> u64 {
-    targets.iter().map(|target| (target.new_len / (MIN_COPY / 12)) as u64 + 32).sum()
+    targets.iter().map(|target| (target.new_len / 4) as u64 + 32).sum()
 }
 
 /// `content` compressed, or itself if that is shorter.
@@ -308,25 +284,4 @@ fn shorter(prefix: &[u8], content: &[u8], level: i32) -> Result<Vec<u8>, DeltaEr
 /// The inverse of [`shorter`]: what has its full length was not compressed.
 fn expand(prefix: &[u8], data: &[u8], len: usize) -> Result<Vec<u8>, DeltaError> {
     if data.len() == len { Ok(data.to_vec()) } else { frame::decompress_bare(prefix, data, len) }
-}
-
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn read_number(data: &mut &[u8]) -> Result<u64, DeltaError> {
-    let mut number = 0;
-    for shift in (0..63).step_by(7) {
-        let (&byte, rest) = data.split_first().ok_or(DeltaError::Patch("it ends early"))?;
-        *data = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(number);
-        }
-    }
-    Err(DeltaError::Patch("a number is too long"))
 }

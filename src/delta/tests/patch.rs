@@ -5,11 +5,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn targets<'a>(contents: &'a [(Vec<u8>, Vec<u8>)]) -> Vec<Target<'a>> {
-    contents.iter().map(|(old, new)| Target { old, new_len: new.len() }).collect()
+    contents.iter().map(|(old, new)| Target { old, unit: 1, new_len: new.len() }).collect()
 }
 
 fn patch_of(contents: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
-    let changes: Vec<_> = contents.iter().map(|(old, new)| Change { old, new }).collect();
+    let changes: Vec<_> =
+        contents.iter().map(|(old, new)| Change { old: Base::Content(old), new }).collect();
     patch_all(&changes, 3).unwrap()
 }
 
@@ -61,6 +62,55 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn a_batch_is_rebuilt_from_hashes_of_blocks(
+        contents in prop::collection::vec(change(), 0..5),
+        seed in any::<u64>(),
+    ) {
+        let params = Params::for_tests(BLOCK, 8, seed);
+        let signature = |old: &[u8]| {
+            Signature::parse(params, old.len() as u64, &sign(params, old)).unwrap()
+        };
+        let signatures: Vec<_> = contents.iter().map(|(old, _)| signature(old)).collect();
+        let changes: Vec<_> = contents
+            .iter()
+            .zip(&signatures)
+            .map(|((_, new), signature)| Change { old: Base::Blocks(signature), new })
+            .collect();
+        let mut targets = targets(&contents);
+        targets.iter_mut().for_each(|target| target.unit = BLOCK);
+        let rebuilt = apply_all(&targets, &patch_all(&changes, 3).unwrap()).unwrap();
+        let expected: Vec<_> = contents.iter().map(|(_, new)| new.clone()).collect();
+        prop_assert!(rebuilt == expected);
+    }
+
+    #[test]
+    fn any_bytes_for_a_patch_of_blocks_are_refused_or_make_as_much_as_announced(
+        old in file(),
+        patch in prop::collection::vec(any::<u8>(), 0..60),
+        new_len in 0..300usize,
+        unit in prop_oneof![0..100u32, any::<u32>()],
+    ) {
+        if let Ok(new) = apply_all(&[Target { old: &old, unit, new_len }], &patch) {
+            prop_assert_eq!(new[0].len(), new_len);
+        }
+    }
+}
+
+#[test]
+fn one_block_alone_is_found_by_a_cached_hash() {
+    let old = noise(100_000, 1);
+    let params = Params::for_cache(100_000, 3);
+    let signature = Signature::parse(params, 100_000, &sign(params, &old)).unwrap();
+    let new = [&noise(30_001, 2), &old[640..704], &noise(500, 3)].concat();
+    let change = Change { old: Base::Blocks(&signature), new: &new };
+    let patch = patch_all(&[change], 3).unwrap();
+    assert!(patch.len() < new.len() - 40, "{} bytes", patch.len());
+    let target = Target { old: &old, unit: params.block_len(), new_len: new.len() };
+    assert!(apply_all(&[target], &patch).unwrap() == [new]);
 }
 
 #[test]
