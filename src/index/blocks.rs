@@ -55,6 +55,7 @@ pub struct SharedFile {
 }
 
 const STORE_SETTING: &str = "store";
+const NOTE: &str = "note";
 
 /// What the partial index `entries_to_remember` holds; a query has to say it in these words.
 const TO_REMEMBER: &str = "kind = 2 AND shared = 1 AND remembered < 2";
@@ -110,10 +111,7 @@ impl Index {
     /// The setting of the store when it was last filled as far as it goes; none: never, or it was
     /// not used since.
     pub fn store_setting(&self) -> Result<Option<String>, IndexError> {
-        let mut statement = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        let value: Option<Vec<u8>> =
-            statement.query_row([STORE_SETTING], |row| row.get(0)).optional()?;
-        Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
+        self.text(STORE_SETTING)
     }
 
     /// Records the setting of the store with which it was filled, or that it was not.
@@ -125,6 +123,26 @@ impl Index {
                 Ok(())
             }
         }
+    }
+
+    /// Leaves a note for the person who starts the next run.
+    pub fn leave_note(&mut self, text: &str) -> Result<(), IndexError> {
+        self.put_meta(NOTE, text.as_bytes())
+    }
+
+    /// The note that the run before has left.
+    pub fn take_note(&mut self) -> Result<Option<String>, IndexError> {
+        let note = self.text(NOTE)?;
+        if note.is_some() {
+            self.db.execute("DELETE FROM meta WHERE key = ?1", [NOTE])?;
+        }
+        Ok(note)
+    }
+
+    fn text(&self, key: &str) -> Result<Option<String>, IndexError> {
+        let mut statement = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+        let value: Option<Vec<u8>> = statement.query_row([key], |row| row.get(0)).optional()?;
+        Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
     }
 
     /// Bytes in all live files.
@@ -171,6 +189,14 @@ impl Index {
     pub fn has_blocks(&self, hash: &ContentHash) -> Result<bool, IndexError> {
         let sql = "SELECT EXISTS(SELECT 1 FROM blocks WHERE hash = ?1)";
         Ok(self.db.prepare_cached(sql)?.query_row([&hash.0[..]], |row| row.get(0))?)
+    }
+
+    /// Of how many contents block hashes are remembered, and the bytes of these hashes.
+    pub fn blocks_in_all(&self) -> Result<(u64, u64), IndexError> {
+        let sql = "SELECT count(*), ifnull(sum(length(packed)), 0) FROM blocks";
+        let (count, bytes): (i64, i64) =
+            self.db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok((count as u64, bytes as u64))
     }
 
     /// Lets go of the block hashes of contents that no file has any more and that are no file's

@@ -12,13 +12,14 @@ use psync_protocol::{CheckKey, Message, ProtocolError, RelPath, Role};
 
 use super::exchange::{self, Worker};
 use super::record::{self, Relation};
-use super::{Site, SyncError, random};
+use super::remember::remember_quietly;
+use super::{Keeping, Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
 use crate::index::Peer;
 use crate::manifest::{self, Terms};
 use crate::reconcile;
 use crate::report::Report;
-use crate::root::{Place, StateHome, places};
+use crate::root::{Place, places};
 use crate::scan::{self, Rules, Survey};
 use crate::transport::{Line, LineError};
 
@@ -29,52 +30,57 @@ pub fn respond(
     path: &Path,
     must_exist: bool,
     mut line: Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
 ) -> Result<(), SyncError> {
-    let result = serve(path, must_exist, &mut line, home, names, report);
+    let result = serve(path, must_exist, &mut line, keeping, names, report);
     match &result {
-        Ok(()) => line.finish()?,
+        Ok(_) => line.finish()?,
         Err(SyncError::Line(
             LineError::Io(_)
             | LineError::Protocol(ProtocolError::Peer { .. } | ProtocolError::Ended(_)),
         )) => {}
         Err(error) => line.give_up(&error.to_message()),
     }
-    result
+    if let Some(mut site) = result? {
+        remember_quietly(&mut site, report);
+    }
+    Ok(())
 }
 
+/// What is left of the session: the site, if there may be something to remember.
 fn serve(
     path: &Path,
     must_exist: bool,
     line: &mut Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
-) -> Result<(), SyncError> {
+) -> Result<Option<Site>, SyncError> {
     let greeting = line.receive("waiting for a greeting")?;
     let (hello, awaiting) = AwaitingHello.receive(greeting)?;
     let rules = Rules::new(&hello.filters).map_err(SyncError::Filter)?;
     refuse_overlap(path, &hello)?;
     let made = !must_exist && Site::create_root(path)?;
     let dry_run = hello.dry_run;
-    let result = serve_root(path, line, home, names, report, (hello, awaiting, rules));
-    if made && (dry_run || result.is_err()) {
+    let served = serve_root(path, line, keeping, names, report, (hello, awaiting, rules))
+        .map(|site| (!dry_run).then_some(site));
+    if made && !matches!(served, Ok(Some(_))) {
         Site::remove_unused_root(path);
     }
-    result
+    served
 }
 
 fn serve_root(
     path: &Path,
     line: &mut Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
     (hello, awaiting, rules): (Hello, AwaitingStatement, Rules),
-) -> Result<(), SyncError> {
-    let mut site = Site::open(path, home)?;
+) -> Result<Site, SyncError> {
+    let mut site = Site::open(path, keeping)?;
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
@@ -92,7 +98,8 @@ fn serve_root(
         names,
         report,
     };
-    responder.run(awaiting)
+    responder.run(awaiting)?;
+    Ok(site)
 }
 
 /// Two roots on one machine may not be one, nor one in the other: seen before anything is made.

@@ -20,6 +20,8 @@ pub struct RemoteCommand {
     pub path: String,
     /// Whether a root that is missing there may not be made.
     pub must_exist: bool,
+    /// Whether it uses and fills its store of old contents.
+    pub store: bool,
 }
 
 /// The remote shell could not be started.
@@ -49,6 +51,7 @@ impl RemoteCommand {
             .arg(&self.host)
             .arg(&self.program)
             .arg("--server")
+            .args((!self.store).then_some("--no-store"))
             .args(self.must_exist.then_some("--must-exist"))
             .arg("--")
             .arg(quoted(&self.path))
@@ -68,18 +71,22 @@ impl Remote {
     /// Waits a while for the remote shell to end by itself, and says with which code it did; after
     /// that it is ended. None: it was, or a signal ended it.
     pub fn end(mut self, patience: Duration) -> Option<i32> {
+        if !self.ends_within(patience) {
+            let _ = self.child.kill();
+        }
+        self.child.wait().ok().and_then(|status| status.code())
+    }
+
+    /// Waits a while for the remote shell to end by itself, and says whether it did.
+    pub fn ends_within(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => return status.code(),
+                Ok(Some(_)) => return true,
                 Ok(None) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
-                Ok(None) | Err(_) => {
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
-                    return None;
-                }
+                Ok(None) | Err(_) => return false,
             }
         }
     }
