@@ -223,14 +223,16 @@ fn json_says_what_the_bytes_on_the_line_were_for() {
         assert_eq!(line(&nothing, "whole"), (0, 0), "{nothing}");
         assert!(nothing["bytes_sent"].as_u64().unwrap() < 150, "{nothing}");
 
-        // This side wants what the other has changed.
+        // The other side has changed one byte.
         let mut changed = random.clone();
         changed[50_000] ^= 1;
         fs::write(pair.b.join("new"), &changed).unwrap();
         let change = over(0);
         assert_parts_add_up(&change);
         assert!(line(&change, "manifests").1 > 20, "{change}");
-        assert!(line(&change, "signatures").0 > 0, "{change}");
+        // The other side knows what it was before: nobody has to ask.
+        assert_eq!(line(&change, "signatures"), (0, 0), "{change}");
+        assert!(line(&change, "against_old_content").1 > 0, "{change}");
         assert!(line(&change, "acknowledgements").1 >= 32, "{change}");
     }
 }

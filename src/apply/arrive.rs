@@ -4,13 +4,18 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-use psync_protocol::message::{Against, Base, DeltaOp, Failure, FailureKind, Patches, Proof};
+use psync_protocol::message::{
+    Against, Base, DeltaOp, Failure, FailureKind, Patches, Proof, SEGMENT_BYTES, Segment,
+};
 use psync_protocol::{Content, ContentHash};
 
 use super::fetch::{Arrived, Asked, Fetching, How};
 use super::{Applier, ApplyError, Ready, Trouble};
 use crate::delta::params::MAX_HASH_LEN;
-use crate::delta::{self, Decoder, DeltaError, Fresh, Op, PATCH_MAX, Params, Piece, Target};
+use crate::delta::{
+    self, Decoder, DeltaError, ExactDecoder, Fresh, Op, PATCH_MAX, Params, Piece, ReadOld, Target,
+    WriteNew,
+};
 use crate::root::Staged;
 
 /// Bytes of received files that wait for being made durable together.
@@ -33,13 +38,31 @@ pub(crate) struct Incoming {
     broken: Option<Trouble>,
 }
 
-/// The old file that deltas copy from.
+/// The old file that deltas or segments copy from.
 #[derive(Debug)]
 struct Source {
     file: File,
-    decoder: Decoder,
-    /// Whether short hashes chose what is copied: then longer ones may do better.
-    by_hashes: bool,
+    way: Way,
+}
+
+/// How a content is made of an old file.
+#[derive(Debug)]
+enum Way {
+    /// Of blocks that short hashes have chosen: longer ones may do better.
+    Signed(Decoder),
+    /// Of blocks whose hashes the sender had.
+    Blocks(Decoder),
+    /// Of parts that the sender has seen, with the bytes of a segment that is incomplete.
+    Segments(ExactDecoder, Option<(u32, Vec<u8>)>),
+}
+
+impl Way {
+    fn ends_well(self) -> bool {
+        match self {
+            Way::Signed(decoder) | Way::Blocks(decoder) => decoder.finish().is_ok(),
+            Way::Segments(decoder, rest) => rest.is_none() && decoder.finish().is_ok(),
+        }
+    }
 }
 
 impl Applier<'_> {
@@ -59,7 +82,7 @@ impl Applier<'_> {
             How::Plainly => (None, None),
             How::Signed(old) => {
                 let decoder = Decoder::new(&old.params, old.length, fetching.size);
-                (Some(Source { file: old.file, decoder, by_hashes: true }), None)
+                (Some(Source { file: old.file, way: Way::Signed(decoder) }), None)
             }
             How::Staged(staged, hash) => (None, Some((staged, hash))),
         };
@@ -104,7 +127,7 @@ impl Applier<'_> {
             text: "it is against a content that is not here".into(),
         };
         let base = match against.base {
-            Base::Own => fetching.base,
+            Base::Own | Base::Blocks(_) => fetching.base,
             Base::Other(check) => Some(check),
             Base::Nothing => None,
         };
@@ -113,11 +136,18 @@ impl Applier<'_> {
         if length != against.old_len {
             return Err(missing());
         }
-        // How long the hashes were is a matter of the sender's alone.
-        let params = Params::from_wire(against.block_len, MAX_HASH_LEN, 0)
-            .map_err(|error| mismatch(error.to_string()))?;
-        let decoder = Decoder::new(&params, length, fetching.size);
-        Ok(Source { file, decoder, by_hashes: false })
+        let way = match against.base {
+            Base::Blocks(block_len) => {
+                // How long the hashes were is a matter of the sender's alone.
+                let params = Params::from_wire(block_len, MAX_HASH_LEN, 0)
+                    .map_err(|error| mismatch(error.to_string()))?;
+                Way::Blocks(Decoder::new(&params, length, fetching.size))
+            }
+            Base::Own | Base::Other(_) | Base::Nothing => {
+                Way::Segments(ExactDecoder::new(length, fetching.size), None)
+            }
+        };
+        Ok(Source { file, way })
     }
 
     /// More of the file, as it is.
@@ -131,14 +161,23 @@ impl Applier<'_> {
         self.report.progress(&incoming.fetching.task.path, bytes.len() as u64);
     }
 
-    /// More of the file, against the old one.
+    /// More of the file, of blocks of the old one.
     pub fn file_delta(&mut self, delta: DeltaOp) {
+        self.file_grows(|incoming| incoming.apply(delta));
+    }
+
+    /// More of the file, of parts of the old one.
+    pub fn file_segment(&mut self, segment: Segment) {
+        self.file_grows(|incoming| incoming.add_segment(segment));
+    }
+
+    fn file_grows(&mut self, grow: impl FnOnce(&mut Incoming) -> Result<(), Trouble>) {
         let Some(incoming) = &mut self.incoming else { return };
         if incoming.broken.is_some() {
             return;
         }
         let before = incoming.received;
-        let result = incoming.apply(delta);
+        let result = grow(incoming);
         incoming.note(result);
         let written = incoming.received - before;
         self.report.progress(&incoming.fetching.task.path, written);
@@ -166,8 +205,9 @@ impl Applier<'_> {
             return None;
         }
         let hash = held.unwrap_or_else(|| ContentHash(hasher.finalize().into()));
-        let by_hashes = against.as_ref().is_some_and(|against| against.by_hashes);
-        let complete = against.is_none_or(|against| against.decoder.finish().is_ok());
+        let by_hashes =
+            against.as_ref().is_some_and(|against| matches!(against.way, Way::Signed(_)));
+        let complete = against.is_none_or(|against| against.way.ends_well());
         let arrived = Arrived { fetching, staged, hash };
         if complete && received == arrived.fetching.size && self.is_announced(&arrived) {
             return Some(arrived);
@@ -215,7 +255,7 @@ impl Applier<'_> {
             .map(|(content, fetching)| self.old_content(fetching.as_ref()?, content.base))
             .collect();
         let made = match olds.iter().flatten().count() == olds.len() {
-            true => make(&wanted, &olds, &patches.patch),
+            true => make(&wanted, &olds, patches),
             false => None,
         };
         for (at, fetching) in wanted.into_iter().enumerate() {
@@ -235,7 +275,7 @@ impl Applier<'_> {
     /// The old content of which a patch makes a new one.
     fn old_content(&mut self, fetching: &Fetching, base: Base) -> Option<Vec<u8>> {
         let check = match base {
-            Base::Own => fetching.base?,
+            Base::Own | Base::Blocks(_) => fetching.base?,
             Base::Other(check) => check,
             Base::Nothing => return Some(Vec::new()),
         };
@@ -314,15 +354,19 @@ impl Applier<'_> {
 fn make(
     wanted: &[Option<Fetching>],
     olds: &[Option<Vec<u8>>],
-    patch: &[u8],
+    patches: &Patches,
 ) -> Option<Vec<Vec<u8>>> {
-    let targets: Option<Vec<Target<'_>>> = (wanted.iter().zip(olds))
-        .map(|(fetching, old)| {
+    let targets: Option<Vec<Target<'_>>> = (wanted.iter().zip(olds).zip(&patches.contents))
+        .map(|((fetching, old), content)| {
             let new_len = usize::try_from(fetching.as_ref()?.size).ok()?;
-            Some(Target { old: old.as_ref()?, new_len })
+            let unit = match content.base {
+                Base::Blocks(length) => length,
+                Base::Own | Base::Other(_) | Base::Nothing => 1,
+            };
+            Some(Target { old: old.as_ref()?, unit, new_len })
         })
         .collect();
-    delta::apply_all(&targets?, patch).ok()
+    delta::apply_all(&targets?, &patches.patch).ok()
 }
 
 /// Whether it is for another content of the same patch that this one could not be made.
@@ -350,9 +394,6 @@ impl Incoming {
     }
 
     fn apply(&mut self, delta: DeltaOp) -> Result<(), Trouble> {
-        let Some(Source { file, mut decoder, by_hashes }) = self.against.take() else {
-            return Err(mismatch("a delta arrived where the whole file was asked for".into()));
-        };
         let pieces = delta.pieces.iter().map(|piece| Piece {
             block: piece.block,
             count: piece.count,
@@ -360,9 +401,50 @@ impl Incoming {
         });
         let fresh = if delta.coded { Fresh::Coded(delta.data) } else { Fresh::Plain(delta.data) };
         let op = Op { pieces: pieces.collect(), fresh };
+        self.with_source(|way, read, write| match way {
+            Way::Signed(decoder) | Way::Blocks(decoder) => decoder.apply(&op, read, write),
+            Way::Segments(..) => Err(DeltaError::Patch("it has blocks instead of segments")),
+        })
+    }
+
+    fn add_segment(&mut self, segment: Segment) -> Result<(), Trouble> {
+        self.with_source(|way, read, write| {
+            let Way::Segments(decoder, rest) = way else {
+                return Err(DeltaError::Patch("it has segments instead of blocks"));
+            };
+            let (new_len, data) = match rest.take() {
+                None => (segment.new_len, segment.bytes),
+                Some((new_len, mut data)) => {
+                    data.extend_from_slice(&segment.bytes);
+                    (new_len, data)
+                }
+            };
+            if segment.missing == 0 {
+                return decoder.apply(
+                    &delta::Segment { new_len: new_len as usize, data },
+                    read,
+                    write,
+                );
+            }
+            if data.len() as u64 + u64::from(segment.missing) > u64::from(SEGMENT_BYTES) {
+                return Err(DeltaError::Patch("a segment is too long"));
+            }
+            *rest = Some((new_len, data));
+            Ok(())
+        })
+    }
+
+    /// Reads from the old file and writes to the new one.
+    fn with_source(
+        &mut self,
+        work: impl FnOnce(&mut Way, &mut ReadOld<'_>, &mut WriteNew<'_>) -> Result<(), DeltaError>,
+    ) -> Result<(), Trouble> {
+        let Some(Source { file, mut way }) = self.against.take() else {
+            return Err(mismatch("a delta arrived where the whole file was asked for".into()));
+        };
         let mut refused = None;
-        let result = decoder.apply(
-            &op,
+        let result = work(
+            &mut way,
             &mut |offset, buffer| file.read_exact_at(buffer, offset),
             &mut |bytes| {
                 self.write(bytes).map_err(|trouble| {
@@ -371,7 +453,7 @@ impl Incoming {
                 })
             },
         );
-        self.against = Some(Source { file, decoder, by_hashes });
+        self.against = Some(Source { file, way });
         match (result, refused) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(trouble)) => Err(trouble),

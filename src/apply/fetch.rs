@@ -96,10 +96,12 @@ impl Fetches {
         self.0.remove(&source)
     }
 
-    /// The sources, the smallest file first: what is asked for first comes first.
+    /// The sources, smaller files first: what is asked for first comes first. Files below 1 MiB
+    /// stay in the order of their paths: what stands together is most alike, which the line's
+    /// compressor makes use of.
     fn by_size(&self) -> Vec<u64> {
         let mut sources: Vec<&Fetching> = self.0.values().collect();
-        sources.sort_by_key(|fetching| fetching.size);
+        sources.sort_by_key(|fetching| fetching.size >> 20);
         sources.into_iter().map(|fetching| fetching.source).collect()
     }
 }

@@ -22,7 +22,7 @@ pub use task::{Act, Beside, Brief, Task, tasks};
 
 use fetch::{Arrived, Fetches};
 
-use crate::index::{Index, IndexError};
+use crate::index::{BlockHashes, Index, IndexError};
 use crate::manifest::Stored;
 use crate::report::Report;
 use crate::root::{Root, Staged, Staging};
@@ -224,6 +224,11 @@ impl<'a> Applier<'a> {
         }
         let path = self.agreement.paths[index].path().clone();
         Ok(self.index.row(&path)?.map(|stored| (path, stored)))
+    }
+
+    /// Block hashes of an old content, if this end has kept any.
+    pub fn block_hashes(&self, hash: &ContentHash) -> Result<Option<BlockHashes>, ApplyError> {
+        Ok(self.index.blocks(hash)?)
     }
 
     /// Every file on this side with its hash.

@@ -34,6 +34,7 @@ pub(super) struct Options {
     pub(super) rate: Option<u64>,
     pub(super) timeout: Option<Duration>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) store: bool,
     pub(super) delete_limit: DeleteLimit,
     pub(super) flow: Flow,
 }
@@ -44,6 +45,27 @@ pub(super) struct Server {
     pub(super) path: PathBuf,
     pub(super) must_exist: bool,
     pub(super) compression: Compression,
+    pub(super) store: bool,
+}
+
+/// `psync store`, and what to do with the store.
+#[derive(Debug, Clone)]
+pub(super) struct StoreCommand {
+    pub(super) deed: StoreDeed,
+    pub(super) root: PathBuf,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) json: bool,
+}
+
+/// What is done with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreDeed {
+    /// Say what it holds.
+    Stat,
+    /// Make it fit its budget.
+    Collect,
+    /// Read and check everything in it.
+    Verify,
 }
 
 /// What the command line asks for.
@@ -52,13 +74,15 @@ pub(super) enum Parsed {
     Sync(Options),
     Serve(Server),
     Demo,
+    Store(StoreCommand),
     /// Help or version: to be printed.
     Text(String),
 }
 
 const ABOUT: &str =
     "Keeps two directory trees the same, in both directions, over slow and broken links.";
-const USAGE: &str = "psync [OPTIONS] A B\n       psync demo";
+const USAGE: &str =
+    "psync [OPTIONS] A B\n       psync store stat|gc|verify [ROOT]\n       psync demo";
 const AFTER: &str = "\
 A and B are directories, here or as [user@]host:path; at most one is remote.
 What was new, changed, deleted or moved on one side is made so on the other. What
@@ -97,6 +121,7 @@ fn command() -> Command {
         .arg(value("bwlimit", "RATE", "Send at most so many KiB a second (or with suffix K, M, G)"))
         .arg(value("timeout", "SECONDS", "Give up when nothing comes for so long [default: wait]"))
         .arg(value("state-dir", "DIR", "Keep this side's state below DIR instead of in the root").value_parser(value_parser!(PathBuf)))
+        .arg(flag("no-store", "Neither use nor fill the store of old contents, on both sides"))
         .arg(flag("compress", "Compress what crosses the line; this is the default").short('z'))
         .arg(flag("no-compress", "Do not compress the line").conflicts_with_all(["compress", "compress-level"]))
         .arg(value("compress-level", "N", "Compress at this level of zstd, 1 to 19 [default: what fits the line]"))
@@ -115,6 +140,18 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
         Err(error) => return Err(error.to_string()),
     };
     let sides: Vec<OsString> = matches.get_many("sides").into_iter().flatten().cloned().collect();
+    if let [word, deed, root @ ..] = &sides[..]
+        && word == "store"
+        && root.len() < 2
+        && let Some(deed) = store_deed(deed)
+    {
+        return Ok(Parsed::Store(StoreCommand {
+            deed,
+            root: root.first().map_or_else(|| PathBuf::from("."), PathBuf::from),
+            state_dir: matches.get_one::<PathBuf>("state-dir").cloned(),
+            json: matches.get_flag("json"),
+        }));
+    }
     match &sides[..] {
         [one] if one == "demo" => Ok(Parsed::Demo),
         [first, second] => {
@@ -127,20 +164,35 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
     }
 }
 
+/// None: not a word for it, so that two folders may be meant.
+fn store_deed(word: &OsString) -> Option<StoreDeed> {
+    match word.to_str()? {
+        "stat" => Some(StoreDeed::Stat),
+        "gc" => Some(StoreDeed::Collect),
+        "verify" => Some(StoreDeed::Verify),
+        _ => None,
+    }
+}
+
 /// The remote side is started by another psync:
-/// `--server [--must-exist] [--compress-level=N] -- PATH`.
+/// `--server [--must-exist] [--no-store] [--compress-level=N] -- PATH`.
 fn parse_server(arguments: &[OsString]) -> Result<Option<Server>, String> {
     if arguments.first().is_none_or(|first| first != "--server") {
         return Ok(None);
     }
     let wrong = || "psync --server is started by another psync, with one path".to_string();
     let (path, options) = arguments[1..].split_last().ok_or_else(wrong)?;
-    let mut server =
-        Server { path: path.into(), must_exist: false, compression: Compression::Fitting };
+    let mut server = Server {
+        path: path.into(),
+        must_exist: false,
+        compression: Compression::Fitting,
+        store: true,
+    };
     for option in options {
         match option.to_str() {
             Some("--") => {}
             Some("--must-exist") => server.must_exist = true,
+            Some("--no-store") => server.store = false,
             Some(other) => match other.strip_prefix("--compress-level=") {
                 Some(text) => server.compression = level(text)?,
                 None => return Err(wrong()),
@@ -188,6 +240,7 @@ fn options(matches: &ArgMatches, first: Endpoint, second: Endpoint) -> Result<Op
         rate: text("bwlimit").map(rate).transpose()?.flatten(),
         timeout: text("timeout").map(seconds).transpose()?.flatten(),
         state_dir: matches.get_one::<PathBuf>("state-dir").cloned(),
+        store: !matches.get_flag("no-store"),
         delete_limit: text("max-delete").map(delete_limit).transpose()?.unwrap_or_default(),
         flow: text("mirror").map(mirror).transpose()?.unwrap_or(Flow::TwoWay),
     })
@@ -350,6 +403,34 @@ mod tests {
         assert!(typed("--server --compress-level=77 -- x").is_err());
         assert!(typed("--server x y").is_err());
         assert!(typed("--server").is_err());
+    }
+
+    #[test]
+    fn the_store_is_switched_off_at_both_ends() {
+        assert!(sync("a b").store);
+        assert!(!sync("--no-store a b").store);
+        let served = |line: &str| match typed(line) {
+            Ok(Parsed::Serve(server)) => (server.must_exist, server.store),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(served("--server -- x"), (false, true));
+        assert_eq!(served("--server --no-store -- x"), (false, false));
+        assert_eq!(served("--server --no-store --must-exist -- x"), (true, false));
+        assert!(typed("--server --nonsense -- x").is_err());
+    }
+
+    #[test]
+    fn a_store_is_a_command_only_with_a_word_for_what_to_do() {
+        let command = |line: &str| match typed(line) {
+            Ok(Parsed::Store(command)) => Some((command.deed, command.root)),
+            Ok(_) => None,
+            Err(text) => panic!("{line}: {text}"),
+        };
+        assert_eq!(command("store stat"), Some((StoreDeed::Stat, PathBuf::from("."))));
+        assert_eq!(command("store gc x"), Some((StoreDeed::Collect, PathBuf::from("x"))));
+        assert_eq!(command("--json store verify x"), Some((StoreDeed::Verify, "x".into())));
+        assert_eq!(command("store backup"), None);
+        assert!(typed("store stat a b").is_err());
     }
 
     #[test]

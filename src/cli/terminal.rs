@@ -218,6 +218,9 @@ impl Report for Terminal {
                 Some(bytes),
                 "",
             ),
+            Phase::Remembering { bytes } => {
+                self.show("remembering [{bar:24}] {bytes}/{total_bytes} {elapsed}", Some(bytes), "")
+            }
         }
     }
 

@@ -50,6 +50,15 @@ const MIGRATIONS: &[&str] = &[
         replica BLOB PRIMARY KEY, sending INTEGER, receiving INTEGER
     ) WITHOUT ROWID;
 ",
+    "
+    ALTER TABLE entries ADD COLUMN remembered INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX entries_to_remember ON entries(remembered)
+        WHERE kind = 2 AND shared = 1 AND remembered < 2;
+    CREATE TABLE blocks(
+        hash BLOB NOT NULL UNIQUE, block_len INTEGER NOT NULL, hash_len INTEGER NOT NULL,
+        seed INTEGER NOT NULL, len INTEGER NOT NULL, packed BLOB NOT NULL
+    );
+",
 ];
 
 /// Why an index cannot be opened.

@@ -28,18 +28,22 @@ pub struct Checked {
 const LEAVE: (u64, u64) = (15, 16);
 
 impl Store {
-    /// Lets go of contents until what is held is within the budget, with some room to spare: first
-    /// those that are not `live`, then the least recently used. What was used or kept since the
-    /// store was opened stays.
-    pub fn gc(&mut self, live: &dyn Fn(&ContentHash) -> bool) -> Result<Collected, StoreError> {
+    /// Lets go of contents until what is held, and `room` bytes more, is within the budget, with
+    /// some to spare: first those that are not `live`, then the least recently used. What was used
+    /// or kept since the store was opened stays.
+    pub fn gc(
+        &mut self,
+        room: u64,
+        live: &dyn Fn(&ContentHash) -> bool,
+    ) -> Result<Collected, StoreError> {
         self.count_snapshots(live)?;
         self.commit()?;
         let before = self.bytes;
         let mut collected = Collected { hashes: Vec::new(), before, after: before };
-        if before <= self.rules.budget {
+        if before.saturating_add(room) <= self.rules.budget {
             return Ok(collected);
         }
-        let target = self.rules.budget / LEAVE.1 * LEAVE.0;
+        let target = (self.rules.budget / LEAVE.1 * LEAVE.0).saturating_sub(room);
         let mut expected = before;
         let entries = self.by_last_use()?;
         let (needed, idle): (Vec<_>, Vec<_>) =

@@ -97,9 +97,15 @@ impl OldContent {
 
     /// Reads everything, and says whether it is the content that it should be.
     pub fn verify(&mut self) -> io::Result<bool> {
+        self.verify_with(&mut |_| {})
+    }
+
+    /// The same, and hands over what it reads.
+    pub fn verify_with(&mut self, each: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
         let mut hasher = blake3::Hasher::new();
         let read = self.each_piece(|piece| {
             hasher.update(piece);
+            each(piece);
             Ok(())
         });
         match read {

@@ -191,7 +191,7 @@ fn a_collection_lets_go_of_what_nobody_needs_and_then_of_the_least_recently_used
     let mut store = folder.open(ROOMY);
     keep(&mut store, &contents[7]);
     store.rules.budget = 1_350_000;
-    let collected = store.gc(&|found| *found != hash(5)).unwrap();
+    let collected = store.gc(0, &|found| *found != hash(5)).unwrap();
     assert_eq!(collected.hashes, [hash(5), hash(1), hash(2)]);
     assert!(collected.after <= 1_350_000 && collected.after < collected.before);
     assert!(fs::metadata(folder.database()).unwrap().len() <= 1_350_000, "room is given back");
@@ -206,7 +206,7 @@ fn a_collection_within_the_budget_lets_go_of_nothing() {
     let folder = Folder::new();
     let (hash, _) = keep(&mut folder.open(ROOMY), b"old");
     let mut store = folder.open(ROOMY);
-    assert_eq!(store.gc(&|_| false).unwrap().hashes, []);
+    assert_eq!(store.gc(0, &|_| false).unwrap().hashes, []);
     assert!(store.holds(&hash).unwrap());
 }
 
@@ -271,7 +271,7 @@ fn damage_anywhere_in_the_database_is_an_error_or_a_new_store_but_never_a_wrong_
             let _ = store.keep(&hash, content.len() as u64, &mut &content[..]);
         }
         let _ = store.verify();
-        let _ = store.gc(&|_| false);
+        let _ = store.gc(0, &|_| false);
     }
     assert!(thrown_away > 0);
 }

@@ -5,9 +5,10 @@ use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, T
 use psync_protocol::{Message, Role};
 
 use super::send::{Means, Out, Sending, Signed};
-use super::{Site, SyncError};
+use super::{OldContents, Site, SyncError};
 use crate::apply::{Applier, Keys, RunNames, Tools};
 use crate::delta::Effort;
+use crate::index::Index;
 use crate::report::{Report, Trouble, TroubleKind};
 use crate::store::Store;
 use crate::transport::{Line, Rates};
@@ -63,6 +64,7 @@ impl<'a> Worker<'a> {
         names: RunNames,
         report: &'a dyn Report,
     ) -> Result<Worker<'a>, SyncError> {
+        let store = open_store(&mut site.old, &mut site.index, agreement, role, report)?;
         let tools =
             Tools { root: &site.root, staging: &site.staging, index: &mut site.index, report };
         let applier = Applier::new(tools, role, agreement, keys, names);
@@ -71,7 +73,7 @@ impl<'a> Worker<'a> {
             agreement,
             role,
             report,
-            store: None,
+            store,
             gives: role == Role::Initiator,
             has_sent: false,
             wanted: Vec::new(),
@@ -193,6 +195,7 @@ impl<'a> Worker<'a> {
                 }
             }
             Event::File(index) => self.applier.file_begins(index),
+            Event::Segment(segment) => self.applier.file_segment(segment),
             Event::Against(against) => self.applier.file_against(against),
             Event::Literal(bytes) => self.applier.file_literal(&bytes),
             Event::Delta(delta) => self.applier.file_delta(delta),
@@ -265,6 +268,34 @@ pub(super) fn listen_first(
     worker.applier.begin()?;
     let after = worker.hear(listening, first)?;
     worker.go_on(line, after)
+}
+
+/// The store, if this end may have to send a file against its old content. What is wrong with it
+/// is told: here at the end that a person started, else in that one's next run.
+fn open_store<'a>(
+    old: &'a mut OldContents,
+    index: &mut Index,
+    agreement: &Agreement,
+    role: Role,
+    report: &dyn Report,
+) -> Result<Option<&'a mut Store>, SyncError> {
+    let stands = agreement.paths.iter();
+    let needed = stands.filter_map(|stand| stand.of(role)).any(|row| row.base.is_some());
+    if !needed {
+        return Ok(None);
+    }
+    let mut notes = Vec::new();
+    let store = old.open(index, &mut notes);
+    for note in notes {
+        match role {
+            Role::Initiator => {
+                let kind = note.kind.into();
+                report.trouble(&Trouble { on: role, path: note.path, kind, text: note.text });
+            }
+            Role::Responder => index.leave_note(&note.text)?,
+        }
+    }
+    Ok(store)
 }
 
 /// How much work patches are worth on a line, by what is known of the way from here.

@@ -13,14 +13,15 @@ use psync_protocol::{Check, CheckKey, Message, ProtocolError, RelPath, Role, Row
 
 use super::exchange::{self, Worker};
 use super::record::{self, Relation};
+use super::remember::remember_quietly;
 use super::send::given_with_rows;
-use super::{Site, SyncError, random};
+use super::{Keeping, Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
 use crate::index::{Index, Peer};
 use crate::manifest::{self, LocalAccess, Stored, Terms};
 use crate::reconcile;
 use crate::report::Report;
-use crate::root::{Place, StateHome, places};
+use crate::root::{Place, places};
 use crate::scan::{self, Rules, Survey};
 use crate::transport::{Compression, Line, LineError};
 
@@ -33,31 +34,35 @@ pub fn respond(
     must_exist: bool,
     compression: Compression,
     mut line: Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
 ) -> Result<(), SyncError> {
-    let result = serve(path, must_exist, compression, &mut line, home, names, report);
+    let result = serve(path, must_exist, compression, &mut line, keeping, names, report);
     match &result {
-        Ok(()) => line.finish()?,
+        Ok(_) => line.finish()?,
         Err(SyncError::Line(
             LineError::Io(_)
             | LineError::Protocol(ProtocolError::Peer { .. } | ProtocolError::Ended(_)),
         )) => {}
         Err(error) => line.give_up(&error.to_message()),
     }
-    result
+    if let Some(mut site) = result? {
+        remember_quietly(&mut site, report);
+    }
+    Ok(())
 }
 
+/// What is left of the session: the site, if there may be something to remember.
 fn serve(
     path: &Path,
     must_exist: bool,
     compression: Compression,
     line: &mut Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
-) -> Result<(), SyncError> {
+) -> Result<Option<Site>, SyncError> {
     let greeting = line.receive("waiting for a greeting")?;
     let (hello, awaiting) = AwaitingHello.receive(greeting)?;
     let rules = Rules::new(&hello.filters).map_err(SyncError::Filter)?;
@@ -65,23 +70,25 @@ fn serve(
     let made = !must_exist && Site::create_root(path)?;
     let dry_run = hello.dry_run;
     let compression = if hello.codec == StreamCodec::Raw { Compression::Off } else { compression };
-    let result = serve_root(path, compression, line, home, names, report, (hello, awaiting, rules));
-    if made && (dry_run || result.is_err()) {
+    let session = (hello, awaiting, rules);
+    let served = serve_root(path, compression, line, keeping, names, report, session)
+        .map(|site| (!dry_run).then_some(site));
+    if made && !matches!(served, Ok(Some(_))) {
         Site::remove_unused_root(path);
     }
-    result
+    served
 }
 
 fn serve_root(
     path: &Path,
     compression: Compression,
     line: &mut Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
     (hello, awaiting, rules): (Hello, AwaitingStatement, Rules),
-) -> Result<(), SyncError> {
-    let mut site = Site::open(path, home)?;
+) -> Result<Site, SyncError> {
+    let mut site = Site::open(path, keeping)?;
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
@@ -100,7 +107,8 @@ fn serve_root(
         names,
         report,
     };
-    responder.run(awaiting)
+    responder.run(awaiting)?;
+    Ok(site)
 }
 
 /// Two roots on one machine may not be one, nor one in the other: seen before anything is made.
@@ -322,7 +330,12 @@ impl Responder<'_> {
         let mut own = Own { index: &mut self.site.index, survey, key: their_key, files: None };
         let answered = manifest::answer(&stated.rows, news, terms, &mut own)?;
         let (root, effort) = (&self.site.root, exchange::patch_effort(&self.line.rates()));
-        let given = given_with_rows(root, None, candidates, &answered.rows, effort);
+        // Whatever is wrong with the store is told when it is needed in earnest.
+        let store = match candidates.iter().any(|stored| stored.row.base.is_some()) {
+            true => self.site.old.open(&mut self.site.index, &mut Vec::new()),
+            false => None,
+        };
+        let given = given_with_rows(root, store, candidates, &answered.rows, effort);
         let statement = self.statement(coverage);
         let (marks, rows) = (answered.marks, answered.rows);
         Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))

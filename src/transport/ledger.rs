@@ -65,7 +65,9 @@ impl Purpose {
             Message::Signature(_) => (Purpose::Signatures, Density::Dense),
             Message::Literal(_) => (Purpose::Whole, Density::Loose),
             Message::Delta(_) | Message::Against(_) => (Purpose::AgainstBlocks, Density::Dense),
-            Message::Patches(_) => (Purpose::AgainstOldContent, Density::Dense),
+            Message::Patches(_) | Message::Segment(_) => {
+                (Purpose::AgainstOldContent, Density::Dense)
+            }
             Message::FileEnd(_) | Message::Proof(_) => (Purpose::Acknowledgements, Density::Dense),
             Message::File(_)
             | Message::FileFailed(_)

@@ -24,6 +24,8 @@ pub struct RemoteCommand {
     pub must_exist: bool,
     /// How it is to compress what it sends, unless this end's greeting wants it as it is.
     pub compression: Compression,
+    /// Whether it uses and fills its store of old contents.
+    pub store: bool,
 }
 
 /// The remote shell could not be started.
@@ -53,6 +55,7 @@ impl RemoteCommand {
             .arg(&self.host)
             .arg(&self.program)
             .arg("--server")
+            .args((!self.store).then_some("--no-store"))
             .args(self.must_exist.then_some("--must-exist"))
             .args(match self.compression {
                 Compression::Level(level) => Some(format!("--compress-level={level}")),
@@ -76,18 +79,22 @@ impl Remote {
     /// Waits a while for the remote shell to end by itself, and says with which code it did; after
     /// that it is ended. None: it was, or a signal ended it.
     pub fn end(mut self, patience: Duration) -> Option<i32> {
+        if !self.ends_within(patience) {
+            let _ = self.child.kill();
+        }
+        self.child.wait().ok().and_then(|status| status.code())
+    }
+
+    /// Waits a while for the remote shell to end by itself, and says whether it did.
+    pub fn ends_within(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => return status.code(),
+                Ok(Some(_)) => return true,
                 Ok(None) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
-                Ok(None) | Err(_) => {
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
-                    return None;
-                }
+                Ok(None) | Err(_) => return false,
             }
         }
     }

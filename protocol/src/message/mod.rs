@@ -13,8 +13,8 @@ pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
     Against, Base, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PATCH_BYTES,
-    PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SIGNATURE_MAX,
-    SIGNATURES_MAX, Want, WantDelta, WantKind,
+    PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SEGMENT_BYTES,
+    SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, Want, WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};
@@ -77,6 +77,8 @@ pub enum Message {
     Patches(Patches),
     /// What the deltas of the open file are against.
     Against(Against),
+    /// The next part of the open file, made of parts of an old one.
+    Segment(Segment),
     /// Proves all contents since the last one that came without a hash of their own.
     Proof(Proof),
 }
@@ -126,6 +128,7 @@ message_types! {
     Patches = 20;
     Against = 21;
     Proof = 22;
+    Segment = 23;
 }
 
 impl Message {
@@ -151,6 +154,7 @@ impl Message {
             Message::Problem(problem) => problem.encode(&mut out),
             Message::Patches(patches) => patches.encode(&mut out),
             Message::Against(against) => against.encode(&mut out),
+            Message::Segment(segment) => segment.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping(0) => {}
             Message::Ping(rate) => out.put_varint(*rate),
@@ -204,6 +208,7 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         20 => Message::Patches(Patches::decode(r)?),
         21 => Message::Against(Against::decode(r)?),
         22 => Message::Proof(Proof(r.array("a proof")?)),
+        23 => Message::Segment(Segment::decode(r)?),
         _ => Message::Moved(Moved::decode(r)?),
     };
     if let Message::Signature(_) = message {

@@ -19,6 +19,10 @@ const ATTEMPTS_MAX: u8 = 8;
 const WANT_WHOLE: u8 = 0;
 const WANT_BASE: u8 = 9;
 const WANT_CONFIRM: u8 = 10;
+/// Most bytes that a segment makes.
+pub const SEGMENT_MAX: u32 = 8 << 20;
+/// Most bytes of a segment itself: what it makes may be incompressible, and it may have many parts.
+pub const SEGMENT_BYTES: u32 = 12 << 20;
 /// Most contents in one patch.
 pub const PATCHES_MAX: usize = 4096;
 /// Most bytes in a patch: it fits a frame with the numbers of its contents.
@@ -249,6 +253,8 @@ pub struct Patched {
 pub enum Base {
     /// The base of the row.
     Own,
+    /// The base of the row, of which the writer knows only the hashes of blocks of so many bytes.
+    Blocks(u32),
     /// Another content, by its check under the writer's key.
     Other(Check),
     /// None: the patch has all of it.
@@ -258,6 +264,7 @@ pub enum Base {
 const BASE_OWN: u8 = 0;
 const BASE_OTHER: u8 = 1;
 const BASE_NOTHING: u8 = 2;
+const BASE_BLOCKS: u8 = 3;
 
 impl Base {
     fn code(self) -> u8 {
@@ -265,13 +272,16 @@ impl Base {
             Base::Own => BASE_OWN,
             Base::Other(_) => BASE_OTHER,
             Base::Nothing => BASE_NOTHING,
+            Base::Blocks(_) => BASE_BLOCKS,
         }
     }
 
     fn encode(self, out: &mut Vec<u8>) {
         out.push(self.code());
-        if let Base::Other(check) = self {
-            out.put_raw(&check.0.to_le_bytes());
+        match self {
+            Base::Other(check) => out.put_raw(&check.0.to_le_bytes()),
+            Base::Blocks(length) => out.put_varint(u64::from(length)),
+            Base::Own | Base::Nothing => {}
         }
     }
 
@@ -280,6 +290,7 @@ impl Base {
             BASE_OWN => Base::Own,
             BASE_OTHER => Base::Other(Check(u64::from_le_bytes(r.array("a check")?))),
             BASE_NOTHING => Base::Nothing,
+            BASE_BLOCKS => Base::Blocks(r.bounded("a block's length", u64::from(u32::MAX))? as u32),
             _ => return Err(DecodeError::Invalid("a base's kind")),
         })
     }
@@ -328,29 +339,51 @@ impl Patches {
     }
 }
 
-/// The old content against which the deltas of a content are, where no signature named it.
+/// The old content of which the segments or deltas of a content are made, where no signature named
+/// it: segments, unless the writer knows only the hashes of its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Against {
     /// Which.
     pub base: Base,
     /// Its length in bytes.
     pub old_len: u64,
-    /// Bytes in a block: what pieces count. 1: bytes.
-    pub block_len: u32,
 }
 
 impl Against {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         self.base.encode(out);
         out.put_varint(self.old_len);
-        out.put_varint(u64::from(self.block_len));
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Against, DecodeError> {
         let base = Base::decode(r)?;
-        let old_len = r.number("an old content's length")?;
-        let block_len = r.bounded("a block's length", u64::from(u32::MAX))? as u32;
-        Ok(Against { base, old_len, block_len })
+        Ok(Against { base, old_len: r.number("an old content's length")? })
+    }
+}
+
+/// The next part of a content that is too long for one patch; or some of the bytes of one, if they
+/// do not fit a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Bytes that it makes.
+    pub new_len: u32,
+    /// Bytes of it that come in further messages.
+    pub missing: u32,
+    /// Of what it is made, and how; the delta module knows.
+    pub bytes: Vec<u8>,
+}
+
+impl Segment {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(u64::from(self.new_len));
+        out.put_varint(u64::from(self.missing));
+        out.put_raw(&self.bytes);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Segment, DecodeError> {
+        let new_len = r.bounded("a segment's length", u64::from(SEGMENT_MAX))? as u32;
+        let missing = r.bounded("a segment's missing bytes", u64::from(SEGMENT_BYTES))? as u32;
+        Ok(Segment { new_len, missing, bytes: r.raw(r.remaining(), "a segment")?.to_vec() })
     }
 }
 

@@ -8,8 +8,8 @@ use crate::Role;
 use crate::entry::ContentHash;
 use crate::error::ProtocolError;
 use crate::message::{
-    Against, DeltaOp, Done, Failure, Message, Patches, Problem, Proof, SIGNATURES_MAX, Want,
-    WantDelta, WantKind,
+    Against, DeltaOp, Done, Failure, Message, Patches, Problem, Proof, SIGNATURES_MAX, Segment,
+    Want, WantDelta, WantKind,
 };
 
 /// What both ends keep book of.
@@ -103,7 +103,7 @@ impl Book {
                 }
                 self.unproved = true;
             }
-            Message::Against(_) | Message::Literal(_) | Message::Delta(_)
+            Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_)
                 if self.open.is_some() => {}
             Message::FileEnd(hash) if self.open.take().is_some() => {
                 self.unproved |= hash.is_none();
@@ -207,7 +207,9 @@ pub enum Event {
     Literal(Vec<u8>),
     /// The next part against the old file.
     Delta(DeltaOp),
-    /// What the deltas that follow are against.
+    /// The next part, made of parts of the old file.
+    Segment(Segment),
+    /// What the deltas or segments that follow are against.
     Against(Against),
     /// The content is complete; without a hash, the next proof covers it.
     FileEnd(Option<ContentHash>),
@@ -283,6 +285,7 @@ impl Listening {
             Message::Literal(bytes) => Event::Literal(bytes),
             Message::Delta(delta) => Event::Delta(delta),
             Message::Against(against) => Event::Against(against),
+            Message::Segment(segment) => Event::Segment(segment),
             Message::Patches(patches) => Event::Patches(patches),
             Message::Proof(proof) => Event::Proof(proof),
             Message::FileEnd(hash) => Event::FileEnd(hash),

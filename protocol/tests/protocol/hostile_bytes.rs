@@ -241,7 +241,7 @@ fn contents_without_a_patch_and_runs_that_do_not_add_up_are_refused() {
     let invalid = |what| Err(DecodeError::Invalid(what));
     assert_eq!(patches(&[0]), invalid("a count of contents"));
     assert_eq!(patches(&[1, 0, 0, 0]), invalid("a run of bases"));
-    assert_eq!(patches(&[1, 0, 1, 3]), invalid("a base's kind"));
+    assert_eq!(patches(&[1, 0, 1, 4]), invalid("a base's kind"));
     assert!(matches!(patches(&[1, 0, 2, 0]), Err(DecodeError::TooLarge { .. })));
     assert!(matches!(patches(&[2, 0, 0, 1, 0]), Err(DecodeError::Truncated(_))));
 }

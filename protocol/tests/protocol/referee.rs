@@ -144,7 +144,9 @@ impl Rules {
                 self.open.is_none()
                     && patches.contents.iter().all(|content| self.comes(content.index))
             }
-            Message::Against(_) | Message::Literal(_) | Message::Delta(_) => self.open.is_some(),
+            Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_) => {
+                self.open.is_some()
+            }
             Message::FileEnd(hash) => {
                 self.unproved |= hash.is_none();
                 self.open.take().is_some()

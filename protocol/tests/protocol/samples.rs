@@ -2,8 +2,8 @@
 
 use psync_protocol::message::{
     Against, Base, Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello,
-    Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Statement, StreamCodec,
-    Verdict, Want, WantDelta, WantKind, Welcome,
+    Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
+    StreamCodec, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
@@ -141,8 +141,12 @@ pub(crate) fn patches(indices: &[u64]) -> Patches {
     Patches { contents: contents.collect(), patch: vec![0xca, 0xfe] }
 }
 
+pub(crate) fn segment() -> Segment {
+    Segment { new_len: 300, missing: 0, bytes: vec![0xba, 0xbe] }
+}
+
 pub(crate) fn against() -> Against {
-    Against { base: Base::Own, old_len: 1000, block_len: 64 }
+    Against { base: Base::Blocks(64), old_len: 1000 }
 }
 
 /// A valid batch: one row, `a.txt`.
@@ -176,5 +180,6 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Patches(patches(&[0])),
         Message::Against(against()),
         Message::Proof(Proof([0x77; 32])),
+        Message::Segment(segment()),
     ]
 }

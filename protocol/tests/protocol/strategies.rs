@@ -8,7 +8,8 @@ use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
     Against, Base, Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter,
     Flow, Hello, Mark, Message, Moved, Patched, Patches, Plan, Problem, ProblemKind, Proof,
-    SIGNATURE_MAX, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind, Welcome,
+    SEGMENT_BYTES, SEGMENT_MAX, SIGNATURE_MAX, Segment, Statement, StreamCodec, Verdict, Want,
+    WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -275,7 +276,7 @@ fn piece() -> impl Strategy<Value = DeltaPiece> {
 
 fn base() -> impl Strategy<Value = Base> {
     let other = any::<u64>().prop_map(|check| Base::Other(Check(check)));
-    prop_oneof![Just(Base::Own), other, Just(Base::Nothing)]
+    prop_oneof![Just(Base::Own), other, any::<u32>().prop_map(Base::Blocks), Just(Base::Nothing)]
 }
 
 fn patches() -> impl Strategy<Value = Patches> {
@@ -285,11 +286,7 @@ fn patches() -> impl Strategy<Value = Patches> {
 }
 
 fn against() -> impl Strategy<Value = Against> {
-    (base(), number(), any::<u32>()).prop_map(|(base, old_len, block_len)| Against {
-        base,
-        old_len,
-        block_len,
-    })
+    (base(), number()).prop_map(|(base, old_len)| Against { base, old_len })
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -338,6 +335,9 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             .prop_map(|hash| Message::FileEnd(hash.map(ContentHash))),
         patches().prop_map(Message::Patches),
         against().prop_map(Message::Against),
+        (0..=SEGMENT_MAX, 0..=SEGMENT_BYTES, bytes()).prop_map(|(new_len, missing, bytes)| {
+            Message::Segment(Segment { new_len, missing, bytes })
+        }),
         any::<[u8; 32]>().prop_map(|root| Message::Proof(Proof(root))),
         failure().prop_map(Message::FileFailed),
         done,

@@ -22,8 +22,18 @@ struct Case {
 
 /// In the flight of the plan, where contents may come that were not asked for.
 const FIRST_FLIGHT: &[&str] = &["Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
-const OPEN_FILE: &[&str] =
-    &["Want", "Literal", "Delta", "FileEnd", "FileFailed", "Done", "Problem", "Ping", "Against"];
+const OPEN_FILE: &[&str] = &[
+    "Want",
+    "Literal",
+    "Delta",
+    "FileEnd",
+    "FileFailed",
+    "Done",
+    "Problem",
+    "Ping",
+    "Against",
+    "Segment",
+];
 
 const CASES: &[Case] = &[
     Case {

@@ -15,21 +15,24 @@ mod whole;
 use std::io;
 
 use psync_protocol::message::{
-    Base, DeltaOp, DeltaPiece, Failure, FailureKind, Patched, Patches, Proof, WantDelta, WantKind,
+    Against, Base, DeltaOp, DeltaPiece, Failure, FailureKind, PATCH_BYTES, Patches, Proof,
+    SEGMENT_MAX, Segment, WantDelta, WantKind,
 };
 use psync_protocol::session::{Agreement, Talking};
 use psync_protocol::{Content, ContentHash, Message, RelPath};
 
 pub(super) use gifts::given_with_rows;
 
-use super::SyncError;
+use super::{SyncError, random};
 use crate::apply::Applier;
-use crate::delta::{DeltaError, Effort, Encoder, Fresh, Op, Params, Signature};
+use crate::delta::{
+    self, DeltaError, Effort, Encoder, ExactEncoder, Fresh, Op, Params, Signature, SignatureBuilder,
+};
 use crate::manifest::Stored;
 use crate::report::{Report, Silent};
 use crate::store::{OldContent, Store};
 use crate::transport::Line;
-use patches::{Job, Made};
+use patches::{Job, Known, Made};
 
 /// zstd level of what is fresh between copied blocks.
 const DELTA_LEVEL: i32 = 9;
@@ -56,6 +59,21 @@ impl Out<'_> {
     fn send(&mut self, message: &Message) -> Result<(), SyncError> {
         self.talking.send(message)?;
         Ok(self.line.send(message)?)
+    }
+
+    /// A segment, in as many messages as it takes.
+    fn segment(&mut self, segment: delta::Segment) -> Result<(), Stopped> {
+        let mut new_len = segment.new_len as u32;
+        let mut rest = &segment.data[..];
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(PATCH_BYTES));
+            let missing = later.len() as u32;
+            self.send(&Message::Segment(Segment { new_len, missing, bytes: now.to_vec() }))?;
+            if later.is_empty() {
+                return Ok(());
+            }
+            (new_len, rest) = (0, later);
+        }
     }
 
     fn op(&mut self, op: Op) -> Result<(), Stopped> {
@@ -91,6 +109,7 @@ type Trouble = (FailureKind, String);
 /// What this end knows of an old content.
 enum Old {
     Whole(OldContent),
+    Blocks { block_len: u32, len: u64, signature: Box<Signature> },
 }
 
 /// A content that is to be sent, and where it stands.
@@ -150,24 +169,76 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     /// What is known of the content that a file's present one builds on.
     fn old_of(&mut self, item: &Item) -> Result<Option<Old>, SyncError> {
         let Some(base) = item.stored.row.base else { return Ok(None) };
-        Ok(known(self.means.store.as_deref_mut(), &base).map(Old::Whole))
+        if let Some(old) = known(self.means.store.as_deref_mut(), &base) {
+            return Ok(Some(Old::Whole(old)));
+        }
+        let Some(blocks) = self.applier.block_hashes(&base)? else { return Ok(None) };
+        let signature = Params::from_wire(blocks.block_len, blocks.hash_len, blocks.seed)
+            .and_then(|params| Signature::parse(params, blocks.len, &blocks.packed));
+        Ok(signature.ok().map(|signature| Old::Blocks {
+            block_len: blocks.block_len,
+            len: blocks.len,
+            signature: Box::new(signature),
+        }))
     }
 
     /// Sends a file against its old content. What is short waits for others, to be coded together
     /// by several threads.
     fn against(&mut self, item: Item, old: Old, patched: &mut Vec<Job>) -> Result<(), SyncError> {
-        match old {
-            Old::Whole(mut old) if patches::fits(old.len(), item.size) => {
+        let old = match old {
+            Old::Whole(mut old) if patches::fits(old.len(), item.size) => match old.read_all() {
+                Ok(old) => Known::Content(old),
                 // Damaged: it is as if it had not been kept.
-                let Ok(old) = old.read_all() else { return self.whole(&item) };
-                patched.push(Job { item, old });
-                if patches::are_many(patched) {
-                    self.patch(std::mem::take(patched))?;
-                }
-                Ok(())
+                Err(_) => return self.whole(&item),
+            },
+            Old::Blocks { block_len, len, signature } if patches::fits(len, item.size) => {
+                Known::Blocks { block_len, len, signature }
             }
-            Old::Whole(_) => self.whole(&item),
+            Old::Whole(old) => return self.segments(&item, old),
+            Old::Blocks { block_len, len, signature } => {
+                self.begin_file(&item)?;
+                let against = Against { base: Base::Blocks(block_len), old_len: len };
+                self.means.out.send(&Message::Against(against))?;
+                return self.delta(&item, &signature);
+            }
+        };
+        patched.push(Job { item, old });
+        if patches::are_many(patched) {
+            self.patch(std::mem::take(patched))?;
         }
+        Ok(())
+    }
+
+    /// A long file as segments, each of parts of its old content.
+    fn segments(&mut self, item: &Item, mut old: OldContent) -> Result<(), SyncError> {
+        let old_len = old.len();
+        let mut seed = [0; 8];
+        random(&mut seed);
+        let params = Params::for_sender(old_len, u64::from_le_bytes(seed));
+        let mut builder = SignatureBuilder::new(params);
+        // One pass makes the hashes and checks the content.
+        if !old.verify_with(&mut |piece| builder.update(piece)).unwrap_or(false) {
+            return self.whole(item);
+        }
+        let Ok(signature) = Signature::parse(params, old_len, &builder.finish()) else {
+            return self.whole(item);
+        };
+        self.begin_file(item)?;
+        self.means.out.send(&Message::Against(Against { base: Base::Own, old_len }))?;
+        let level =
+            delta::patch_level(SEGMENT_MAX as usize, SEGMENT_MAX as usize, self.means.effort);
+        let mut encoder = ExactEncoder::new(&signature, old_len, level);
+        let (root, report) = (self.applier.root(), self.means.report);
+        let out = &mut self.means.out;
+        let mut emit = |segment: delta::Segment| out.segment(segment);
+        let mut read = |offset, buffer: &mut [u8]| old.read_at(offset, buffer);
+        let sent = whole::read(root, item, report, |bytes| {
+            encoder.push(bytes, &mut read, &mut emit).map_err(Stopped::into_sync)
+        })?;
+        if sent.is_ok() {
+            encoder.finish(&mut read, &mut emit).map_err(Stopped::into_sync)?;
+        }
+        self.end_file(item, sent)
     }
 
     /// Codes and sends patches. Files that do not gain by it go whole.
@@ -179,11 +250,11 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             }
             match patch {
                 _ if items.is_empty() => {}
-                None => items.iter().try_for_each(|item| self.whole(item))?,
+                None => items.iter().try_for_each(|(_, item)| self.whole(item))?,
                 Some(patch) => {
-                    let contents = items.iter().map(|item| item.patched()).collect();
+                    let contents = items.iter().map(|(patched, _)| *patched).collect();
                     self.means.out.send(&Message::Patches(Patches { contents, patch }))?;
-                    for item in &items {
+                    for (_, item) in &items {
                         self.means.report.progress(&item.at, item.size);
                         self.note(item.hash, item.size);
                     }
@@ -282,11 +353,6 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
 }
 
 impl Item {
-    /// As a content of a patch against the base of its row.
-    fn patched(&self) -> Patched {
-        Patched { index: self.index, base: Base::Own }
-    }
-
     fn of(index: u64, at: RelPath, stored: Stored) -> Option<Item> {
         match stored.row.content {
             Content::File { size, hash } => Some(Item { index, at, stored, size, hash }),

@@ -4,10 +4,10 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use psync_protocol::message::{PATCH_BYTES, PATCHES_MAX};
+use psync_protocol::message::{Base, PATCH_BYTES, PATCHES_MAX, Patched};
 
 use super::{Item, Trouble, whole};
-use crate::delta::{self, BATCH_TARGET, Change, Effort, PATCH_MAX};
+use crate::delta::{self, BATCH_TARGET, Change, Effort, PATCH_MAX, Signature};
 use crate::root::Root;
 
 /// Batches that are made at a time: so many are in memory.
@@ -15,16 +15,48 @@ const BATCHES: usize = 4;
 /// Most threads.
 const THREADS: usize = 4;
 
-/// A file to be coded, and its old content; empty if there is none.
+/// A file to be coded, and what is known of its old content.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) item: Item,
-    pub(super) old: Vec<u8>,
+    pub(super) old: Known,
+}
+
+/// An old content, or what is known of it.
+#[derive(Debug)]
+pub(super) enum Known {
+    Content(Vec<u8>),
+    Blocks { block_len: u32, len: u64, signature: Box<Signature> },
+}
+
+impl Known {
+    fn len(&self) -> usize {
+        match self {
+            Known::Content(old) => old.len(),
+            Known::Blocks { len, .. } => *len as usize,
+        }
+    }
+
+    fn base(&self) -> delta::Base<'_> {
+        match self {
+            Known::Content(old) => delta::Base::Content(old),
+            Known::Blocks { signature, .. } => delta::Base::Blocks(signature),
+        }
+    }
 }
 
 impl Job {
     fn bytes(&self) -> usize {
         self.old.len() + self.item.size as usize
+    }
+
+    /// As a content of a patch.
+    fn patched(&self) -> Patched {
+        let base = match self.old {
+            Known::Content(_) => Base::Own,
+            Known::Blocks { block_len, .. } => Base::Blocks(block_len),
+        };
+        Patched { index: self.item.index, base }
     }
 }
 
@@ -32,7 +64,7 @@ impl Job {
 #[derive(Debug)]
 pub(super) struct Made {
     /// The files that the patch makes, in order, without those that cannot be read.
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<(Patched, Item)>,
     /// The patch; none where the files are better sent whole.
     pub(super) patch: Option<Vec<u8>>,
     /// The others.
@@ -114,11 +146,10 @@ impl Coded {
                 Err(trouble) => troubles.push((at, trouble)),
             }
         }
-        let changes = news.iter().map(|(at, new)| Change { old: &batch[*at].old, new });
+        let changes = news.iter().map(|(at, new)| Change { old: batch[*at].old.base(), new });
         let changes: Vec<Change<'_>> = changes.collect();
-        let bytes = |of: fn(&Change<'_>) -> usize| changes.iter().map(of).sum::<usize>();
-        let (old_len, new_len) =
-            (bytes(|change| change.old.len()), bytes(|change| change.new.len()));
+        let old_len = news.iter().map(|(at, _)| batch[*at].old.len()).sum();
+        let new_len = news.iter().map(|(_, new)| new.len()).sum();
         let level = delta::patch_level(old_len, new_len, effort);
         let patch = match delta::patch_all(&changes, level) {
             Ok(patch) if patch.len() < new_len && patch.len() <= PATCH_BYTES => Some(patch),
@@ -135,7 +166,7 @@ impl Coded {
         for (at, job) in batch.into_iter().enumerate() {
             match troubles.next_if(|(place, _)| *place == at) {
                 Some((_, trouble)) => made.troubles.push((job.item, trouble)),
-                None => made.items.push(job.item),
+                None => made.items.push((job.patched(), job.item)),
             }
         }
         made
