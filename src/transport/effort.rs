@@ -33,9 +33,11 @@ impl Compression {
 /// of this kind of machine with the 45 MB of Django's files (zstd 1.5, window 8 MiB), in MB of
 /// files a second and size after compression:
 ///
-///     level      1    2    3    5    6    9   12   15   17   19
-///     MB/s     281  265  205  129   96   46   21  5.3  3.7  1.7
-///     size MB 10.6 10.0  9.5  8.7  8.4  8.0  7.8  7.6  7.2  7.1
+/// ```text
+/// level      1    2    3    5    6    9   12   15   17   19
+/// MB/s     281  265  205  129   96   46   21  5.3  3.7  1.7
+/// size MB 10.6 10.0  9.5  8.7  8.4  8.0  7.8  7.6  7.2  7.1
+/// ```
 ///
 /// A level fits while its output is at least half as much again as what the line takes, as the
 /// core reads and hashes files, too.
@@ -55,7 +57,8 @@ const STORING_MAX: i32 = 6;
 const LONG: u64 = 256 << 10;
 /// How long the line is watched before a level that is too strong for it is left.
 const WATCH: Duration = Duration::from_millis(250);
-/// How long it is watched before its rate is taken from here: buffers fill first.
+/// How long it is watched before its rate is taken from here, as buffers fill first, and before one
+/// of the strong levels is left: they take a while to begin, and what they save is worth more.
 const WATCH_LONG: Duration = Duration::from_millis(1000);
 
 /// Bytes of each piece of a file that are compressed to see if they can be.
@@ -192,7 +195,8 @@ impl Fitter {
     /// Compares what the line takes with what comes out of the compressor.
     fn look(&mut self, now: Written) {
         let seen = now.since(self.watch);
-        if seen.time() >= WATCH && seen.share() < 0.75 {
+        let watch = if self.level <= START_MAX { WATCH } else { WATCH_LONG };
+        if seen.time() >= watch && seen.share() < 0.75 {
             // The line waits for the compressor: it is faster than what this level is for.
             let same_or_stronger = BANDS.iter().filter(|(_, level)| *level >= self.level);
             let left_behind = same_or_stronger.map(|(up_to, _)| up_to + 1).max();
@@ -278,7 +282,7 @@ mod tests {
         let mut fitter = Fitter::new(Compression::Fitting, Some(100));
         let now = seconds(&mut fitter, Written::default(), 50, 10, 1);
         assert_eq!(fitter.level(), 19);
-        seconds(&mut fitter, now, 50, 2, 4);
+        seconds(&mut fitter, now, 50, 2, 8);
         assert_eq!(fitter.level(), FASTEST);
     }
 

@@ -118,6 +118,12 @@ struct Sending {
     in_flight: bool,
 }
 
+impl Sending {
+    fn is_compressed(&self) -> bool {
+        self.encoder.effort().is_some()
+    }
+}
+
 /// One end of a line.
 pub struct Line {
     input: File,
@@ -125,6 +131,7 @@ pub struct Line {
     buffer: Vec<u8>,
     sending: Option<Sending>,
     gauge: Gauge,
+    last_read: Instant,
     received: Ledger,
     /// Bytes received that are in the ledger's counts.
     counted: u64,
@@ -146,6 +153,7 @@ impl Line {
             buffer: vec![0; READ_STEP],
             sending: None,
             gauge: Gauge::default(),
+            last_read: Instant::now(),
             received: Ledger::default(),
             counted: 0,
             remembered: Rates::default(),
@@ -173,12 +181,15 @@ impl Line {
         self.remembered = rates;
     }
 
-    /// How fast the line is, as far as this session knows. What is sent on purpose more slowly
-    /// says nothing.
+    /// How fast the line is, as far as this session knows. What is not compressed, as between two
+    /// local roots, has no use for it; what is sent more slowly on purpose says nothing.
     pub fn rates(&self) -> Rates {
-        let sending = self.sending.as_ref().and_then(|sending| sending.fitter.rate());
+        let Some(sending) = self.sending.as_ref().filter(|sending| sending.is_compressed()) else {
+            return self.remembered;
+        };
+        let rate = sending.fitter.rate().filter(|_| self.limit.is_none());
         Rates {
-            sending: sending.filter(|_| self.limit.is_none()).or(self.remembered.sending),
+            sending: rate.or(self.remembered.sending),
             receiving: self.gauge.rate().or(self.remembered.receiving),
         }
     }
@@ -199,8 +210,11 @@ impl Line {
 
     /// Queues a message. It leaves at the latest with [`Line::flush`].
     pub fn send(&mut self, message: &Message) -> Result<(), LineError> {
-        let news = if let Message::End = message { self.gauge.news() } else { None };
-        if let Some(rate) = news {
+        let is_compressed = self.sending.as_ref().is_some_and(Sending::is_compressed);
+        if matches!(message, Message::End)
+            && is_compressed
+            && let Some(rate) = self.gauge.news()
+        {
             self.push(&Message::Ping(rate))?;
         }
         self.push(message)
@@ -273,7 +287,9 @@ impl Line {
             match self.read()? {
                 0 => return Err(ProtocolError::Ended(state).into()),
                 n => {
-                    self.gauge.note(n, asked.elapsed());
+                    let now = Instant::now();
+                    self.gauge.note(n, now - asked, now - self.last_read);
+                    self.last_read = now;
                     self.decoder.feed(&self.buffer[..n]);
                 }
             }

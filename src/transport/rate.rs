@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 /// Fewer bytes than this at a stretch say nothing about a line.
-const BURST_MIN: u64 = 32 << 10;
-/// A longer pause than this is the other end at work, not the line.
+const BURST_MIN: u64 = 16 << 10;
+/// A longer wait than this is for the other end's work, not for the line.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes that were there before this wait was over had come while this end was working.
+const AT_ONCE: Duration = Duration::from_micros(100);
 
 /// How fast a line is in each direction, in KiB a second; none where that is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,12 +19,12 @@ pub struct Rates {
     pub receiving: Option<u64>,
 }
 
-/// Measures the rate at which bytes come: over the time in which this end waited for them. While it
-/// was working they came by themselves, and took no time.
+/// Measures the rate at which bytes come while this end empties the line faster than it fills: only
+/// reads that had to wait count. Whatever came since the read before came at the rate of the line.
 #[derive(Debug, Default)]
 pub(super) struct Gauge {
     bytes: u64,
-    waited: Duration,
+    time: Duration,
     /// The next bytes are the first after a pause: what this end waited for was the other at work.
     resumes: bool,
     rate: Option<u64>,
@@ -30,27 +32,26 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// Bytes came after this end had waited for them.
-    pub(super) fn note(&mut self, bytes: usize, waited: Duration) {
-        let resumes = std::mem::replace(&mut self.resumes, false);
+    /// Bytes came after this end had waited for them; `between` is the time since the read before.
+    pub(super) fn note(&mut self, bytes: usize, waited: Duration, between: Duration) {
         if waited > PAUSE {
             self.turn();
         }
-        if waited > PAUSE || resumes {
-            self.resumes = false;
+        let resumes = std::mem::replace(&mut self.resumes, false);
+        if resumes || waited < AT_ONCE {
             return;
         }
         self.bytes += bytes as u64;
-        self.waited += waited;
+        self.time += between;
         if self.bytes >= BURST_MIN {
-            self.rate = Some(per_second(self.bytes, self.waited));
+            self.rate = Some(per_second(self.bytes, self.time));
         }
     }
 
     /// The other end has stopped talking: what it says next comes after a pause.
     pub(super) fn turn(&mut self) {
         self.bytes = 0;
-        self.waited = Duration::ZERO;
+        self.time = Duration::ZERO;
         self.resumes = true;
     }
 
@@ -83,23 +84,31 @@ mod tests {
     const STEP: Duration = Duration::from_millis(10);
 
     #[test]
-    fn a_burst_is_measured_over_the_time_waited_for_it() {
+    fn a_burst_is_measured_over_the_time_in_which_it_came() {
         let mut gauge = Gauge::default();
-        gauge.note(1000, Duration::from_secs(3));
+        gauge.note(1000, Duration::from_secs(3), Duration::from_secs(3));
         for _ in 0..100 {
-            gauge.note(1024, STEP);
+            gauge.note(1024, STEP / 2, STEP);
         }
         assert_eq!(gauge.rate(), Some(100));
     }
 
     #[test]
+    fn what_came_while_this_end_was_working_says_nothing() {
+        let mut gauge = Gauge::default();
+        gauge.note(20 << 10, STEP, STEP);
+        gauge.note(64 << 10, Duration::ZERO, Duration::from_secs(10));
+        assert_eq!(gauge.rate(), Some(2000));
+    }
+
+    #[test]
     fn a_few_bytes_and_the_first_after_a_pause_say_nothing() {
         let mut gauge = Gauge::default();
-        gauge.note(64 << 10, Duration::from_secs(1));
-        gauge.note(31 << 10, STEP);
+        gauge.note(64 << 10, Duration::from_secs(1), Duration::from_secs(1));
+        gauge.note(15 << 10, STEP, STEP);
         gauge.turn();
-        gauge.note(64 << 10, PAUSE);
-        gauge.note(31 << 10, STEP);
+        gauge.note(64 << 10, PAUSE, PAUSE);
+        gauge.note(15 << 10, STEP, STEP);
         assert_eq!(gauge.rate(), None);
     }
 
@@ -107,16 +116,15 @@ mod tests {
     fn the_other_end_hears_only_what_is_new() {
         let mut gauge = Gauge::default();
         assert_eq!(gauge.news(), None);
-        gauge.note(100 << 10, Duration::from_millis(100));
-        assert_eq!(gauge.news(), Some(1000));
-        assert_eq!(gauge.news(), None);
-        gauge.turn();
-        gauge.note(1, PAUSE);
-        gauge.note(110 << 10, Duration::from_millis(100));
-        assert_eq!(gauge.news(), None);
-        gauge.turn();
-        gauge.note(1, PAUSE);
-        gauge.note(200 << 10, Duration::from_millis(100));
-        assert_eq!(gauge.news(), Some(2000));
+        let mut burst = |kib: usize| {
+            gauge.turn();
+            gauge.note(1, PAUSE, PAUSE);
+            gauge.note(kib << 10, STEP, STEP * 10);
+            gauge.news()
+        };
+        assert_eq!(burst(100), Some(1000));
+        assert_eq!(burst(100), None);
+        assert_eq!(burst(110), None);
+        assert_eq!(burst(200), Some(2000));
     }
 }
