@@ -15,6 +15,7 @@ use psync_protocol::message::Problem;
 
 use super::site::note;
 use super::{OldContents, Site, random};
+use crate::delta::params::MAX_BLOCK_LEN;
 use crate::delta::{Params, SignatureBuilder};
 use crate::index::{BlockHashes, Index, IndexError, Remembered, SharedFile};
 use crate::report::{Phase, Report, Trouble};
@@ -23,8 +24,11 @@ use crate::store::{Kept, Packed, Packer, Store, StoreError};
 
 /// Largest file that is packed in memory, by a thread of its own.
 const PACK_MAX: u64 = 1 << 20;
-/// Contents that may wait to be written.
-const QUEUE: usize = 32;
+/// Batches of contents that may wait to be written.
+const QUEUE: usize = 8;
+/// Files that a thread hands over at once, at most; and their bytes.
+const HAND_FILES: usize = 64;
+const HAND_BYTES: u64 = 2 << 20;
 /// Most threads that read.
 const THREADS_MAX: usize = 4;
 /// Files after which the index is told.
@@ -132,7 +136,7 @@ fn fill(
             scope.spawn(move || reader.read_all(&sender));
         }
         drop(sender);
-        for (at, found) in results {
+        for (at, found) in results.into_iter().flatten() {
             filler.take(&reader, &files[at], found)?;
             report.progress(&files[at].path, files[at].size);
         }
@@ -215,14 +219,22 @@ struct FileReader<'a> {
 }
 
 impl FileReader<'_> {
-    fn read_all(&self, results: &SyncSender<(usize, Found)>) {
+    /// Reads files until there are none left, and hands them over, several at a time: waking the
+    /// thread that writes for each small file would cost more than reading it.
+    fn read_all(&self, results: &SyncSender<Vec<(usize, Found)>>) {
         let mut buffer = Vec::new();
         let mut packer = Packer::new().ok();
         loop {
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = self.files.get(at) else { return };
-            let found = self.read(file, packer.as_mut(), &mut buffer).unwrap_or(Found::Gone);
-            if results.send((at, found)).is_err() {
+            let mut hand = Vec::new();
+            let mut bytes = 0;
+            while hand.len() < HAND_FILES && bytes < HAND_BYTES {
+                let at = self.next.fetch_add(1, Ordering::Relaxed);
+                let Some(file) = self.files.get(at) else { break };
+                let found = self.read(file, packer.as_mut(), &mut buffer).unwrap_or(Found::Gone);
+                bytes += file.size;
+                hand.push((at, found));
+            }
+            if hand.is_empty() || results.send(hand).is_err() {
                 return;
             }
         }
@@ -291,9 +303,16 @@ fn block_hashes(
     }))))
 }
 
-/// How the blocks of a content of `len` bytes are hashed for the cache.
+/// How the blocks of a content of `len` bytes are hashed for the cache: small blocks, as they cost
+/// nothing on the line; from 1 MiB on under one percent of the content.
 fn cache_params(len: u64, seed: u64) -> Params {
-    Params::choose(len, 0, seed)
+    let (block_len, hash_len) = match len {
+        0..0x1_0000 => (64, 4),
+        0x1_0000..0x10_0000 => (128, 4),
+        _ => (u32::try_from((len >> 21).next_power_of_two()).unwrap_or(u32::MAX).max(512), 5),
+    };
+    let block_len = block_len.min(MAX_BLOCK_LEN);
+    Params::from_wire(block_len, hash_len, seed).unwrap_or_else(|_| Params::choose(len, 0, seed))
 }
 
 /// The one thread that writes.
