@@ -7,8 +7,10 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use common::pair::{Pair, Said, noise};
 use common::tree::{Rng, Shape, assert_same_trees, grow_tree};
@@ -254,6 +256,44 @@ fn verify_names_what_is_damaged_and_the_next_sync_remembers_it_anew() {
     pair.sync_expecting(0, &[]).has("nothing to do");
     assert_eq!(held(&pair, &pair.a), 2);
     assert_eq!(number(&store(&pair, "verify", &pair.a, 0), "sound"), 2);
+}
+
+#[test]
+fn a_store_whose_tables_are_damaged_is_thrown_away_by_whoever_finds_it_and_fills_again() {
+    let pair = Pair::new();
+    grow_tree(&pair.a, &mut Rng::new(2), Shape::SMALL);
+    pair.sync_to(0);
+    let all = held(&pair, &pair.a);
+    let mut bytes = fs::read(database(&pair.a)).unwrap();
+    // Every page but the first two, which open the database.
+    bytes[2 * 16_384..].fill(0x55);
+    fs::write(database(&pair.a), bytes).unwrap();
+    let mut command = psync(&pair.temp);
+    command.args(["store", "verify"]).arg(&pair.a);
+    Said::of(&mut command, 23).has("damaged");
+    write_file(pair.a.join("one more"), "file");
+    pair.sync_to(0);
+    assert_eq!(held(&pair, &pair.a), all + 1);
+    store(&pair, "verify", &pair.a, 0);
+}
+
+#[test]
+fn a_fill_that_was_killed_is_taken_up_by_the_next_run() {
+    let pair = Pair::new();
+    for number in 0..1500 {
+        write_file(pair.a.join(format!("{}/{number}", number % 20)), noise(number, 20_000));
+    }
+    let mut child = pair.command(&["--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = lines.map(|line| line.unwrap()).any(|line| line.contains("\"summary\""));
+    assert!(told, "the person hears what was done");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    pair.assert_settled();
+    assert_eq!(both(&pair).map(|root| held(&pair, root)), [1500, 1500]);
+    for root in both(&pair) {
+        assert_eq!(number(&store(&pair, "verify", root, 0), "sound"), 1500);
+    }
 }
 
 #[test]
