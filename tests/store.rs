@@ -177,6 +177,32 @@ fn a_store_that_cannot_be_written_is_named_and_the_sync_is_whole() {
 }
 
 #[test]
+fn where_the_disk_is_full_block_hashes_stay_and_the_next_run_fills_the_store() {
+    let pair = Pair::new();
+    for number in 0..40 {
+        write_file(pair.a.join(format!("{number}")), noise(number, 100_000));
+    }
+    // No file may grow beyond 1 or 2 MiB (shells count in two units): for the store, a full disk.
+    let limited = pair.command(&[]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$@\"", "sh"]);
+    command.arg(limited.get_program()).args(limited.get_args());
+    for (key, value) in limited.get_envs().filter_map(|(key, value)| Some((key, value?))) {
+        command.env(key, value);
+    }
+    command.current_dir(pair.temp.path());
+    Said::of(&mut command, 0).has("note").has("old contents are not remembered now");
+    assert_same_trees(&pair.a, &pair.b);
+    let stat = store(&pair, "stat", &pair.a, 0);
+    assert_eq!((number(&stat, "contents"), number(&stat, "block_hashes")), (0, 40), "{stat}");
+    pair.sync_expecting(0, &[]).has("nothing to do");
+    for root in both(&pair) {
+        let stat = store(&pair, "stat", root, 0);
+        assert_eq!((number(&stat, "contents"), number(&stat, "block_hashes")), (40, 0), "{stat}");
+    }
+}
+
+#[test]
 fn a_small_budget_holds_what_fits_and_remembers_block_hashes_of_the_rest() {
     let pair = Pair::new();
     for root in both(&pair) {

@@ -84,6 +84,11 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     let files = site.index.to_remember(at_most)?;
     let mut blocks_changed = again;
     let left_out = fill(site, files, report, &mut blocks_changed)?;
+    if setting.is_some() && !site.old.is_on() {
+        // The store has failed on the way, and lost what was not committed.
+        let rest = site.index.to_remember(Remembered::Not)?;
+        fill(site, rest, report, &mut blocks_changed)?;
+    }
     as_blocks(site, &left_out)?;
     let setting = setting.filter(|_| site.old.is_on());
     if blocks_changed || site.index.store_setting()? != setting {
@@ -109,11 +114,9 @@ fn fill(
 ) -> Result<HashSet<ContentHash>, IndexError> {
     let Site { root, index, old, notes, .. } = site;
     let bytes: u64 = files.iter().map(|file| file.size).sum();
-    if let Some(store) = old.open(index, notes) {
-        if bytes > store.rules().budget {
-            // Not all of it will fit: as many files as can be.
-            files.sort_by_key(|file| file.size);
-        }
+    if old.open(index, notes).is_some_and(|store| bytes > store.rules().budget) {
+        // Not all of it will fit: as many files as can be.
+        files.sort_by_key(|file| file.size);
     }
     let mut filler = Filler::new(index, old, notes);
     let files = filler.without_known(files)?;
@@ -477,8 +480,11 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
+    /// After an error of the store, which has lost what was not committed: that stays to be
+    /// remembered.
     fn give_up(&mut self, error: &StoreError) {
         self.old.give_up(error, self.notes);
+        self.batch.retain(|(_, remembered, _)| *remembered != Remembered::InStore);
     }
 
     fn note(
@@ -498,7 +504,6 @@ impl<'a> Filler<'a> {
         let committed = self.store().map_or(Ok(()), Store::commit);
         if let Err(error) = committed {
             self.give_up(&error);
-            self.batch.retain(|(_, remembered, _)| *remembered != Remembered::InStore);
         }
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
