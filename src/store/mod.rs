@@ -51,8 +51,12 @@ const CHUNK: usize = 1 << 20;
 /// Chunks of one content at most: sizes up to 1 TiB.
 const CHUNKS_MAX: u64 = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 20;
+/// Bytes in a page of the database.
+const PAGE: u64 = 16 << 10;
 /// What a content is taken to cost besides its chunks: a row and its places in two indexes.
 const ROW_COST: u64 = 160;
+/// Pages that are left free below the budget, for the inner ones of trees.
+const SPARE: u64 = 4 * PAGE;
 /// From this size on a snapshot is tried first, where the file system has them. Below, compressing
 /// is as quick, and a file takes more room than a row.
 const SNAPSHOT_MIN: u64 = 1 << 20;
@@ -212,11 +216,6 @@ impl Store {
             && self.rules.budget > 0
     }
 
-    /// Whether everything within the budget is taken.
-    pub fn is_full(&self) -> bool {
-        self.bytes >= self.rules.budget
-    }
-
     /// The rules it was opened with.
     pub fn rules(&self) -> Rules {
         self.rules
@@ -238,17 +237,17 @@ impl Store {
         if self.holds(hash)? {
             return Ok(Kept::Held);
         }
-        if !self.takes(size) || self.is_full() {
+        if !self.takes(size) {
             return Ok(Kept::NoRoom);
         }
         let id = self.take_id()?;
         let mut packer = Packer::new().map_err(StoreError::Unreadable)?;
         let (mut number, mut stored) = (0, 0);
         let packed = packer.each_chunk(size, reader, |chunk| {
-            stored += chunk.len() as u64;
-            if self.bytes + stored > self.rules.budget {
+            if !self.has_room(cost(chunk))? {
                 return Ok(false);
             }
+            stored += cost(chunk);
             self.put_chunk(id, number, chunk)?;
             number += 1;
             Ok::<_, StoreError>(true)
@@ -275,8 +274,8 @@ impl Store {
 
     /// Keeps a content that was packed before, perhaps by another thread.
     pub fn put(&mut self, packed: &Packed) -> Result<Kept, StoreError> {
-        let stored: u64 = packed.chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        if self.bytes + stored + ROW_COST > self.rules.budget {
+        let stored = packed.chunks.iter().map(|chunk| cost(chunk)).sum();
+        if !self.has_room(stored)? {
             return Ok(if self.holds(&packed.hash)? { Kept::Held } else { Kept::NoRoom });
         }
         let id = self.take_id()?;
@@ -457,9 +456,19 @@ impl Store {
         self.db()
             .prepare_cached("INSERT INTO chunks(id, bytes) VALUES(?1, ?2)")?
             .execute((number, chunk))?;
-        self.bytes += chunk.len() as u64;
+        self.bytes += cost(chunk);
         self.uncommitted += chunk.len() as u64;
         Ok(())
+    }
+
+    /// Whether so many bytes more are within the budget. What is there is counted along the way, and
+    /// looked up when that becomes too rough.
+    fn has_room(&mut self, cost: u64) -> Result<bool, StoreError> {
+        let limit = self.rules.budget.saturating_sub(SPARE);
+        if self.bytes.saturating_add(cost) > limit {
+            self.bytes = self.bytes_on_disk()?;
+        }
+        Ok(self.bytes.saturating_add(cost) <= limit)
     }
 
     fn remove(&mut self, hash: &ContentHash, entry: Entry) -> Result<(), StoreError> {
@@ -496,6 +505,12 @@ impl Drop for Store {
         // What is lost can be kept again.
         let _ = self.commit();
     }
+}
+
+/// The bytes on disk that a chunk takes: its own; where it does not lie in one page, whole pages.
+fn cost(chunk: &[u8]) -> u64 {
+    let bytes = chunk.len() as u64;
+    if bytes < PAGE - 64 { bytes } else { bytes.div_ceil(PAGE - 4) * PAGE }
 }
 
 fn lock(db: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
