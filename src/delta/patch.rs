@@ -15,9 +15,8 @@
 use std::borrow::Cow;
 
 use super::align::{Copy, copies};
+use super::found::Found;
 use super::number::{read_number, write_number};
-use super::search::{Found, Search};
-use super::signature::Signature;
 use super::step::{Frame, Position, Step, Surroundings, steps_of};
 use super::{DeltaError, frame};
 
@@ -42,8 +41,8 @@ pub struct Change<'a> {
 pub enum Base<'a> {
     /// All of it; empty if there is nothing like the new content.
     Content(&'a [u8]),
-    /// The hashes of its blocks.
-    Blocks(&'a Signature),
+    /// The blocks of it that were found in the new content.
+    Blocks(&'a Found),
 }
 
 /// An old content, and how long the new one is that a patch makes of it.
@@ -158,15 +157,15 @@ impl Change<'_> {
     fn frame(&self) -> Frame {
         let unit = match self.old {
             Base::Content(_) => 1,
-            Base::Blocks(signature) => signature.layout().block_len,
+            Base::Blocks(found) => found.unit(),
         };
         Frame { old_len: self.old.len(), new_len: self.new.len(), unit }
     }
 
-    fn copies(&self) -> Vec<Copy> {
+    fn copies(&self) -> Cow<'_, [Copy]> {
         match self.old {
-            Base::Content(old) => copies(old, self.new),
-            Base::Blocks(signature) => block_copies(signature, self.new),
+            Base::Content(old) => Cow::Owned(copies(old, self.new)),
+            Base::Blocks(found) => Cow::Borrowed(found.copies()),
         }
     }
 
@@ -190,7 +189,7 @@ impl Base<'_> {
     fn len(&self) -> usize {
         match self {
             Base::Content(old) => old.len(),
-            Base::Blocks(signature) => signature.layout().len(),
+            Base::Blocks(found) => found.old_len(),
         }
     }
 }
@@ -199,24 +198,6 @@ impl Target<'_> {
     fn frame(&self) -> Frame {
         Frame { old_len: self.old.len(), new_len: self.new_len, unit: self.unit.max(1) as usize }
     }
-}
-
-/// The copies of whole blocks that make `new`.
-fn block_copies(signature: &Signature, new: &[u8]) -> Vec<Copy> {
-    let mut search = Search::new(signature);
-    let mut copies: Vec<Copy> = Vec::new();
-    let mut end = 0;
-    while let Found::Block { at, block, len } = search.next(new, end, true) {
-        let old = block as usize * signature.layout().block_len;
-        end = at + len;
-        match copies.last_mut() {
-            Some(last) if last.new + last.len == at && last.old + last.len == old => {
-                last.len += len
-            }
-            _ => copies.push(Copy { old, new: at, len }),
-        }
-    }
-    copies
 }
 
 fn check_size(lengths: impl Iterator<Item = usize>) -> Result<(), DeltaError> {

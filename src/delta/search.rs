@@ -22,12 +22,16 @@ use super::signature::Signature;
 /// and what they have is found anyway.
 const IN_PLACE_TRIALS: u32 = 16;
 
+/// From so many bits on, the hash of one block can be evidence enough. Shorter ones need a neighbour even
+/// where there were few trials: there are many files, and each shall be right.
+const LONE_BITS: u32 = 40;
+
 /// Neighbours that may be asked to confirm a match: enough for any file at 24 bits a hash.
 pub(super) const MAX_CONFIRMATIONS: usize = 3;
 
 /// A match that is not due needs so many bits of hash more than there were trials for it, so that one
-/// file in 2^6 at most is rebuilt wrongly because of such a match.
-const MARGIN_BITS: u32 = 6;
+/// file in 2^10 at most is rebuilt wrongly because of such a match.
+const MARGIN_BITS: u32 = 10;
 
 /// Bytes of neighbours that may be hashed per position searched. Hashing in bulk costs about a tenth of
 /// a rolling step per byte.
@@ -89,7 +93,7 @@ impl<'s> Search<'s> {
             if let Some(due) = self.due
                 && due.ahead == 0
             {
-                match self.compare(window, at, due.block) {
+                match self.compare_due(window, at, due) {
                     Comparison::Equal => return self.found(at, due.block),
                     Comparison::TooShort if !last => return Found::Nothing { before: at },
                     Comparison::TooShort => self.due = None,
@@ -107,6 +111,21 @@ impl<'s> Search<'s> {
             if end < stop {
                 return if last { self.finish(window, at) } else { Found::Nothing { before: at } };
             }
+        }
+    }
+
+    /// Compares a block that is due. Short hashes need a second one beside them where the block before
+    /// differed: such trials are many, and few of them succeed rightly.
+    fn compare_due(&mut self, window: &[u8], at: usize, due: Due) -> Comparison {
+        let first = self.compare(window, at, due.block);
+        let follows = due.trials == IN_PLACE_TRIALS;
+        if first != Comparison::Equal || follows || self.signature.hasher().bits() >= LONE_BITS {
+            return first;
+        }
+        let next = due.block + 1;
+        match self.signature.layout().len_of(next) {
+            Some(_) => self.compare(window, at + self.signature.layout().block_len, next),
+            None => Comparison::Differs,
         }
     }
 
@@ -248,7 +267,8 @@ impl<'s> Search<'s> {
         let trials = self.searched.saturating_mul(self.signature.layout().full_blocks);
         let needed = u64::BITS - trials.leading_zeros() + MARGIN_BITS;
         let hashes = needed.div_ceil(self.signature.hasher().bits()) as usize;
-        self.confirmations = hashes.saturating_sub(1).min(MAX_CONFIRMATIONS);
+        let least = usize::from(self.signature.hasher().bits() < LONE_BITS);
+        self.confirmations = hashes.saturating_sub(1).clamp(least, MAX_CONFIRMATIONS);
     }
 
     fn hash(&mut self, bytes: &[u8]) -> u64 {

@@ -19,6 +19,9 @@ const MAX_FILTER_BITS: u32 = 23;
 /// It still matches where it is due.
 const COMMON: u8 = 4;
 
+/// Bytes from which on a tail that matches is evidence for the block before it.
+const LEAST_TAIL: usize = 8;
+
 /// Marks a slot that nothing was ever put into.
 const FREE: u32 = u32::MAX;
 
@@ -155,9 +158,13 @@ impl Signature {
         (block < DROPPED).then_some(block.into())
     }
 
-    /// Whether a match with `block` says something. The tail counts: there is only one.
+    /// Whether a match with `block` says something. The tail counts, as there is only one, unless it is so
+    /// short that other bytes are often the same.
     pub(super) fn is_evidence(&self, block: u64) -> bool {
-        block >= self.layout.full_blocks || self.find(self.hash_of(block)).is_some()
+        match block >= self.layout.full_blocks {
+            true => self.layout.tail_len >= LEAST_TAIL,
+            false => self.find(self.hash_of(block)).is_some(),
+        }
     }
 
     /// Slots that hold a block or held one.

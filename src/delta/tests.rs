@@ -2,6 +2,7 @@
 
 mod exact;
 mod hostile;
+mod levels;
 mod patch;
 
 use std::io;

@@ -61,7 +61,7 @@ impl Purpose {
             Message::Rows(_) | Message::Moved(_) | Message::Marks(_) | Message::Plan(_) => {
                 (Purpose::Manifests, Density::Loose)
             }
-            Message::Want(_) => (Purpose::Signatures, Density::Loose),
+            Message::Want(_) | Message::Unresolved(_) => (Purpose::Signatures, Density::Loose),
             Message::Signature(_) => (Purpose::Signatures, Density::Dense),
             Message::Literal(_) => (Purpose::Whole, Density::Loose),
             Message::Delta(_) | Message::Against(_) => (Purpose::AgainstBlocks, Density::Dense),

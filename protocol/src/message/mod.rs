@@ -14,7 +14,8 @@ pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
     Against, Base, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PATCH_BYTES,
     PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SEGMENT_BYTES,
-    SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, Want, WantDelta, WantKind,
+    SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, UNRESOLVED_MAX, Unresolved, Want,
+    WantDelta, WantKind,
 };
 
 use crate::codec::{Put, Reader};
@@ -79,6 +80,8 @@ pub enum Message {
     Against(Against),
     /// The next part of the open file, made of parts of an old one.
     Segment(Segment),
+    /// What coarse blocks left unresolved.
+    Unresolved(Unresolved),
     /// Proves all contents since the last one that came without a hash of their own.
     Proof(Proof),
 }
@@ -129,6 +132,7 @@ message_types! {
     Against = 21;
     Proof = 22;
     Segment = 23;
+    Unresolved = 31;
 }
 
 impl Message {
@@ -155,6 +159,7 @@ impl Message {
             Message::Patches(patches) => patches.encode(&mut out),
             Message::Against(against) => against.encode(&mut out),
             Message::Segment(segment) => segment.encode(&mut out),
+            Message::Unresolved(unresolved) => unresolved.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping(0) => {}
             Message::Ping(rate) => out.put_varint(*rate),
@@ -209,6 +214,7 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         21 => Message::Against(Against::decode(r)?),
         22 => Message::Proof(Proof(r.array("a proof")?)),
         23 => Message::Segment(Segment::decode(r)?),
+        31 => Message::Unresolved(Unresolved::decode(r)?),
         _ => Message::Moved(Moved::decode(r)?),
     };
     if let Message::Signature(_) = message {

@@ -1,7 +1,8 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    Coverage, Done, Hello, Mark, Message, Moved, Proof, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, Done, Hello, Mark, Message, Moved, Proof, Statement, StreamCodec, Unresolved,
+    Verdict, Want, WantKind, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
@@ -13,7 +14,7 @@ use crate::moves;
 use crate::pair::{Actor, Step};
 use crate::samples::{
     self, ALICE, BOB, deleted, directory, failure, file, path, problem, stated, symlink, want,
-    want_delta,
+    want_delta, want_delta_of,
 };
 
 /// More flights than any honest session of these actors has.
@@ -80,6 +81,8 @@ struct Exchange {
     wants: Vec<Vec<Message>>,
     /// The content that cannot be had.
     lost: u64,
+    /// The content of which finer hashes are asked for first.
+    coarse: u64,
 }
 
 impl Exchange {
@@ -91,7 +94,10 @@ impl Exchange {
         let mut messages = Vec::new();
         let owed: Vec<u64> = talking.owed().collect();
         for index in owed {
-            if index == self.lost {
+            if index == self.coarse {
+                self.coarse = u64::MAX;
+                messages.push(Message::Unresolved(Unresolved { index, ..samples::unresolved() }));
+            } else if index == self.lost {
                 messages.push(Message::FileFailed(failure(index)));
             } else {
                 messages.extend(content(index));
@@ -132,6 +138,7 @@ fn gifts(first: u64, second: u64) -> Vec<Message> {
         Message::File(second),
         Message::Against(samples::against()),
         Message::Delta(samples::delta()),
+        Message::Segment(samples::segment()),
         Message::FileEnd(None),
         Message::Proof(Proof([0x77; 32])),
     ]
@@ -197,7 +204,9 @@ impl Alice {
         wants.extend(signature);
         let lost = number(&agreement.paths, "docs/lost.txt");
         self.planned = Some(agreement);
-        self.exchange = Some(Exchange { flight: 0, wants: vec![wants], lost });
+        let finer = Want { index: big, kind: WantKind::Fine(want_delta_of(1)) };
+        let wants = vec![wants, vec![Message::Want(finer), Message::Signature(vec![3])]];
+        self.exchange = Some(Exchange { flight: 0, wants, lost, coarse: u64::MAX });
         let Step::Say(flight) = self.talk(talking)? else { return Ok(Step::Wait) };
         messages.extend(flight);
         Ok(Step::Say(messages))
@@ -358,7 +367,8 @@ impl Actor for Bob {
                     let lost = Message::Want(want(number(paths, "docs/lost.txt")));
                     // The first content of `new.txt` does not pass its check: it is wanted again.
                     let wants = vec![vec![lost, new.clone()], vec![new]];
-                    self.exchange = Some(Exchange { flight: 0, wants, lost: u64::MAX });
+                    let coarse = number(paths, "big.bin");
+                    self.exchange = Some(Exchange { flight: 0, wants, lost: u64::MAX, coarse });
                     self.planned = Some(planned.agreement);
                     self.listen(planned.listening, message)
                 }

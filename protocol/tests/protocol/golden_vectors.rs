@@ -152,6 +152,7 @@ fn messages() -> Vec<(&'static str, Message)> {
     };
     let delta =
         WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 1, signature_len: 48 };
+    let first = WantDelta { attempt: 0, ..delta.clone() };
     let full =
         Failure { index: 2, kind: FailureKind::System, text: "No space left on device".into() };
     let everything = Statement { coverage: Coverage::Everything, ..samples::statement() };
@@ -172,6 +173,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("want.txt", Message::Want(Want { index: 300, kind: WantKind::Delta(delta) })),
         ("want-whole.txt", Message::Want(samples::want(0))),
         ("want-base.txt", plain(WantKind::Base)),
+        ("want-coarse.txt", plain(WantKind::Coarse(first.clone()))),
+        ("want-fine.txt", plain(WantKind::Fine(first))),
+        ("unresolved.txt", Message::Unresolved(samples::unresolved())),
         ("want-confirm.txt", plain(WantKind::Confirm)),
         ("signature.txt", Message::Signature((0..6).collect())),
         ("file.txt", Message::File(300)),

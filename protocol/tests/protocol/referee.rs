@@ -131,9 +131,12 @@ impl Rules {
         match message {
             Message::Problem(_) => true,
             Message::Want(want) => {
-                if let WantKind::Delta(delta) = &want.kind {
-                    self.signature = delta.signature_len;
-                }
+                self.signature = match &want.kind {
+                    WantKind::Delta(delta) | WantKind::Coarse(delta) | WantKind::Fine(delta) => {
+                        delta.signature_len
+                    }
+                    WantKind::Whole | WantKind::Base | WantKind::Confirm => 0,
+                };
                 !*done && self.asked.insert(want.index)
             }
             Message::File(index) => {
@@ -143,6 +146,9 @@ impl Rules {
                 self.unproved = true;
                 self.open.is_none()
                     && patches.contents.iter().all(|content| self.comes(content.index))
+            }
+            Message::Unresolved(unresolved) => {
+                self.open.is_none() && self.owed.remove(&unresolved.index)
             }
             Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_) => {
                 self.open.is_some()

@@ -8,8 +8,8 @@ use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
     Against, Base, Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter,
     Flow, Hello, Mark, Message, Moved, Patched, Patches, Plan, Problem, ProblemKind, Proof,
-    SEGMENT_BYTES, SEGMENT_MAX, SIGNATURE_MAX, Segment, Statement, StreamCodec, Verdict, Want,
-    WantDelta, WantKind, Welcome,
+    SEGMENT_BYTES, SEGMENT_MAX, SIGNATURE_MAX, Segment, Statement, StreamCodec, Unresolved,
+    Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -257,10 +257,19 @@ fn moved() -> impl Strategy<Value = Moved> {
 
 fn want() -> impl Strategy<Value = Want> {
     let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
-        |(old_len, block_len, hash_len, attempt, signature_len)| {
-            WantKind::Delta(WantDelta { old_len, block_len, hash_len, attempt, signature_len })
+        |(old_len, block_len, hash_len, attempt, signature_len)| WantDelta {
+            old_len,
+            block_len,
+            hash_len,
+            attempt,
+            signature_len,
         },
     );
+    let delta = (delta, 0..3).prop_map(|(delta, level)| match level {
+        0 => WantKind::Delta(delta),
+        1 => WantKind::Coarse(WantDelta { attempt: 0, ..delta }),
+        _ => WantKind::Fine(WantDelta { attempt: 0, ..delta }),
+    });
     let plain = [WantKind::Whole, WantKind::Base, WantKind::Confirm];
     (any::<u64>(), prop_oneof![prop::sample::select(plain.to_vec()), delta])
         .prop_map(|(index, kind)| Want { index, kind })
@@ -335,6 +344,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             .prop_map(|hash| Message::FileEnd(hash.map(ContentHash))),
         patches().prop_map(Message::Patches),
         against().prop_map(Message::Against),
+        (any::<u64>(), bytes())
+            .prop_map(|(index, parts)| { Message::Unresolved(Unresolved { index, parts }) }),
         (0..=SEGMENT_MAX, 0..=SEGMENT_BYTES, bytes()).prop_map(|(new_len, missing, bytes)| {
             Message::Segment(Segment { new_len, missing, bytes })
         }),

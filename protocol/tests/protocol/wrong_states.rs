@@ -153,7 +153,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "before the content that is owed",
-        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches"],
+        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches", "Unresolved"],
         receive: |m| hear(owed(), m),
     },
     Case {
