@@ -4,6 +4,7 @@
 mod greeting;
 mod marks;
 mod transfer;
+mod tree;
 
 pub use greeting::{
     Coverage, EXCEPTION_BYTES, EXCEPTIONS_MAX, Filter, Flow, Hello, MOVED_MAX, Moved,
@@ -14,6 +15,11 @@ pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
     DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
     ProblemKind, SIGNATURE_MAX, SIGNATURES_MAX, Want, WantDelta, WantKind,
+};
+
+pub use tree::{
+    Common, Demand, PROPS_MAX, PropsStep, REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH,
+    SPREAD_MAX, Summary, Tree, Versions,
 };
 
 use crate::codec::{Put, Reader};
@@ -38,6 +44,14 @@ pub enum Message {
     Rows(Vec<u8>),
     /// A directory that was moved whole.
     Moved(Moved),
+    /// All rows of the initiator that are not stated one by one.
+    Tree(Tree),
+    /// What the responder has to hear first.
+    Demand(Demand),
+    /// What of the responder's tree the initiator has as well.
+    Common(Common),
+    /// Properties of what both have.
+    Props(Vec<PropsStep>),
     /// The responder's marks, one for each row of the initiator, in as many messages as they take.
     Marks(Vec<Mark>),
     /// The plan.
@@ -116,6 +130,10 @@ message_types! {
     Error = 17;
     Ping = 18;
     Moved = 19;
+    Tree = 24;
+    Demand = 25;
+    Common = 26;
+    Props = 27;
 }
 
 impl Message {
@@ -130,6 +148,10 @@ impl Message {
                 out.put_raw(bytes);
             }
             Message::Moved(moved) => moved.encode(&mut out),
+            Message::Tree(tree) => tree.encode(&mut out),
+            Message::Demand(demand) => demand.encode(&mut out),
+            Message::Common(common) => common.encode(&mut out),
+            Message::Props(steps) => tree::encode_props(steps, &mut out),
             Message::Marks(marks) => marks::encode(marks, &mut out),
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
@@ -186,7 +208,11 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
             text: r.text("an error's text", TEXT_MAX)?,
         },
         18 => Message::Ping,
-        _ => Message::Moved(Moved::decode(r)?),
+        19 => Message::Moved(Moved::decode(r)?),
+        24 => Message::Tree(Tree::decode(r)?),
+        25 => Message::Demand(Demand::decode(r)?),
+        26 => Message::Common(Common::decode(r)?),
+        _ => Message::Props(tree::decode_props(r)?),
     };
     if let Message::Signature(_) = message {
         return Ok(message);

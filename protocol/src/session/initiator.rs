@@ -1,13 +1,13 @@
 //! The initiator's states, up to the plan.
 
-use super::{Agreement, Paths, Rows, Talking, refuse};
+use super::{Agreement, Manifests, Paths, Rows, Steps, Talking, Twin, refuse};
 use crate::decision::{Decision, Planner};
-use crate::entry::{Check, CheckKey, Row};
+use crate::entry::{Check, CheckKey, Props, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, STATEMENT_EXCEPTION_BYTES,
-    Statement, Verdict, Welcome,
+    Common, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, PropsStep,
+    STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
 };
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
@@ -72,16 +72,37 @@ impl Stating {
             messages.extend(moved.into_iter().map(Message::Moved));
         }
         messages.push(Message::End);
-        let next = AwaitingAnswer {
+        (messages, self.await_answer(rows))
+    }
+
+    /// States everything and gives the turn to the responder. `told` are those of the rows (sorted
+    /// by path) that travel one by one; `tree` stands for all others.
+    pub fn state_tree(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+        told: &[Row<Check>],
+        tree: Tree,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let mut messages = stated(statement, told);
+        messages.extend([Message::Tree(tree), Message::End]);
+        (messages, self.await_answer(rows))
+    }
+
+    fn await_answer(self, rows: Vec<Row<Check>>) -> AwaitingAnswer {
+        AwaitingAnswer {
             key: self.key,
             replica: self.replica,
             rows,
+            twins: Vec::new(),
+            first: true,
             welcome: None,
             statement: None,
+            demand: None,
             marks: Vec::new(),
             theirs: None,
-        };
-        (messages, next)
+            props: Steps::default(),
+        }
     }
 }
 
@@ -96,10 +117,15 @@ pub struct AwaitingAnswer {
     key: CheckKey,
     replica: crate::ReplicaId,
     rows: Vec<Row<Check>>,
+    /// What both have, as far as this end can tell: the responder's properties are still missing.
+    twins: Vec<Twin>,
+    first: bool,
     welcome: Option<Welcome>,
     statement: Option<Statement>,
+    demand: Option<Demand>,
     marks: Vec<Mark>,
     theirs: Option<Rows>,
+    props: Steps,
 }
 
 /// What a message of the answer led to.
@@ -126,6 +152,11 @@ pub struct Answer {
     pub rows: Vec<Row<Check>>,
     /// What this end stated.
     pub ours: Vec<Row<Check>>,
+    /// What the responder has to hear before anything can be planned, where it says more of that
+    /// than its verdict.
+    pub demand: Option<Demand>,
+    /// What both have, by [`Deciding::restate_differences`].
+    pub twins: Vec<Twin>,
 }
 
 impl AwaitingAnswer {
@@ -151,26 +182,31 @@ impl AwaitingAnswer {
                 self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
                 self.statement = Some(statement);
             }
+            (Message::Demand(demand), _, Some(_)) if self.may_demand(&demand) => {
+                self.demand = Some(demand);
+            }
             (Message::Marks(marks), _, Some(_)) if self.may_be_marked() => {
                 self.marks.extend(marks);
                 if self.marks.len() > self.rows.len() {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
             }
-            (Message::Rows(payload), ..) if self.theirs.is_some() => {
-                if let Some(theirs) = &mut self.theirs {
-                    theirs.take(&payload)?;
+            (Message::Rows(payload), ..) if self.demand.is_none() && self.props.is_empty() => {
+                match &mut self.theirs {
+                    Some(theirs) => theirs.take(&payload)?,
+                    None => return Err(refuse(Message::Rows(payload), ANSWER.0, ANSWER.1)),
                 }
+            }
+            (Message::Props(steps), _, Some(_))
+                if self.demand.is_none() && !self.twins.is_empty() =>
+            {
+                self.props.take(steps, self.twins.len())?;
             }
             (Message::End, ..) if self.theirs.is_some() => {
                 return self.complete().map(AnswerStep::Turn);
             }
             (other, ..) => {
-                return Err(refuse(
-                    other,
-                    "waiting for the answer",
-                    "Welcome, Problem, Statement, Marks, Rows, End in this order",
-                ));
+                return Err(refuse(other, ANSWER.0, ANSWER.1));
             }
         }
         Ok(AnswerStep::More(self))
@@ -179,25 +215,72 @@ impl AwaitingAnswer {
     /// Marks come before rows, and as long as there are rows without one.
     fn may_be_marked(&self) -> bool {
         self.marks.len() < self.rows.len()
+            && self.demand.is_none()
+            && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
+    }
+
+    /// A demand comes alone: in the first answer with a verdict that asks for all rows; in a later
+    /// one where rows were left out, and then it can only be for all of them.
+    fn may_demand(&self, demand: &Demand) -> bool {
+        let nothing_else = self.demand.is_none()
+            && self.marks.is_empty()
+            && self.props.is_empty()
+            && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0);
+        let asked = match &self.welcome {
+            Some(welcome) if self.first => {
+                matches!(welcome.verdict, Verdict::Restate { since: 0, .. })
+            }
+            _ => !self.twins.is_empty() && *demand == Demand::Everything,
+        };
+        nothing_else && asked
     }
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
         let incomplete = ProtocolError::Contradiction("an answer is incomplete");
-        let (Some(welcome), Some(statement), Some(theirs)) =
+        let (Some(mut welcome), Some(statement), Some(theirs)) =
             (self.welcome, self.statement, self.theirs)
         else {
             return Err(incomplete);
         };
+        if let (Some(_), Verdict::Proceed { first_contact }) = (&self.demand, welcome.verdict) {
+            welcome.verdict = Verdict::Restate { since: 0, first_contact };
+        }
         let demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
         let unmarked = self.marks.is_empty() && demands_rows;
         if self.marks.len() != self.rows.len() && !unmarked {
             return Err(incomplete);
         }
+        let mut twins = self.twins;
+        if self.demand.is_some() {
+            twins.clear();
+        }
+        let steps = self.props.finish();
+        if steps.len() != twins.len() {
+            return Err(incomplete);
+        }
+        for (twin, step) in twins.iter_mut().zip(steps) {
+            twin.responder.props = away(&step, &twin.initiator)?;
+            twin.responder.agreed_mode = twin.responder.props.mode;
+        }
         let rows = theirs.finish()?;
-        let answer = Answer { welcome, statement, marks: self.marks, rows, ours: self.rows };
+        let demand = self.demand;
+        let (marks, ours) = (self.marks, self.rows);
+        let answer = Answer { welcome, statement, marks, rows, ours, demand, twins };
         Ok(Deciding { key: self.key, replica: self.replica, answer })
     }
+}
+
+/// The state of [`AwaitingAnswer`], and what it takes.
+const ANSWER: (&str, &str) = (
+    "waiting for the answer",
+    "Welcome, Problem, Statement, then Demand or Marks, Rows, Props, then End in this order",
+);
+
+/// The properties that are a step away from those of a row, and that such an entry can have.
+fn away(step: &PropsStep, row: &Row<Check>) -> Result<Props, ProtocolError> {
+    let props = step.from(&row.props).filter(|props| props.may_be_of(&row.content));
+    props.ok_or(ProtocolError::Contradiction("an entry has properties that it cannot have"))
 }
 
 /// The answer is there: state more, plan, or leave.
@@ -228,28 +311,68 @@ impl Deciding {
     ) -> (Vec<Message>, AwaitingAnswer) {
         let mut messages = stated(statement, &rows);
         messages.push(Message::End);
+        (messages, self.await_another(rows, Vec::new()))
+    }
+
+    /// States all rows but those of runs that both ends have. `twins` (sorted by path) are what is
+    /// in these: this end's rows, and the responder's but for its properties; `props` are those of
+    /// this end's rows.
+    pub fn restate_differences(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+        common: Common,
+        props: &[PropsStep],
+        twins: Vec<Twin>,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let mut messages = stated(statement, &rows);
+        messages.push(Message::Common(common));
+        messages.extend(Steps::messages(props));
+        messages.push(Message::End);
+        (messages, self.await_another(rows, twins))
+    }
+
+    fn await_another(self, rows: Vec<Row<Check>>, twins: Vec<Twin>) -> AwaitingAnswer {
         // The demand is met: what comes next is an answer to each of these rows.
         let mut welcome = self.answer.welcome;
         if let Verdict::Restate { first_contact, .. } = welcome.verdict {
             welcome.verdict = Verdict::Proceed { first_contact };
         }
-        let next = AwaitingAnswer {
-            key: self.key,
-            replica: self.replica,
-            rows,
-            welcome: Some(welcome),
-            statement: None,
-            marks: Vec::new(),
-            theirs: None,
+        let stating = Stating { key: self.key, replica: self.replica };
+        let welcome = Some(welcome);
+        AwaitingAnswer { first: false, welcome, twins, ..stating.await_answer(rows) }
+    }
+
+    /// States all rows to a responder that has never had any. The messages belong before the plan,
+    /// in the same flight: no other answer comes.
+    pub fn restate_to_blank(
+        mut self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+    ) -> Result<(Vec<Message>, Deciding), ProtocolError> {
+        let (Some(Demand::Blank), Verdict::Restate { first_contact, .. }) =
+            (&self.answer.demand, self.answer.welcome.verdict)
+        else {
+            return Err(ProtocolError::Contradiction("the responder is not blank"));
         };
-        (messages, next)
+        self.answer.welcome.verdict = Verdict::Proceed { first_contact };
+        self.answer.demand = None;
+        self.answer.marks = vec![Mark::Behind; rows.len()];
+        let messages = stated(statement, &rows);
+        self.answer.ours = rows;
+        Ok((messages, self))
     }
 
     /// The paths that a plan has to decide about.
-    pub fn paths(&mut self) -> Paths {
-        let ours = std::mem::take(&mut self.answer.ours);
-        let theirs = std::mem::take(&mut self.answer.rows);
-        Paths::join(ours, &self.answer.marks, theirs)
+    pub fn paths(&mut self) -> Result<Paths, ProtocolError> {
+        let manifests = Manifests {
+            initiator: std::mem::take(&mut self.answer.ours),
+            marks: std::mem::take(&mut self.answer.marks),
+            responder: std::mem::take(&mut self.answer.rows),
+        };
+        let Manifests { initiator, marks, responder } =
+            manifests.add(std::mem::take(&mut self.answer.twins))?;
+        Ok(Paths::join(initiator, &marks, responder))
     }
 
     /// Sends the plan; `extra` are rows at paths of the plan that this end had not stated and the

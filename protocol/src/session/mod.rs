@@ -6,11 +6,11 @@
 //! ```text
 //! initiator                                   responder
 //! Opening
-//!   Hello Statement Rows* Moved* End  ----->  AwaitingHello, AwaitingStatement
+//!   Hello Statement Rows* (Moved* | Tree) End ->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement Marks* Rows* End
+//!   <----  Welcome Problem* Statement (Demand | Marks* Rows* Props*) End
 //! Deciding                                    AwaitingPlan
-//!   Statement Rows* End  ------------------>  ... and back to Answering
+//!   Statement Rows* (Common Props*)? End  -->  ... and back to Answering
 //!   or Plan+ Rows* ...  ------------------->
 //! Talking <-> Listening                       Listening <-> Talking
 //!   contents, wants, Done, End  <---------->  contents, wants, Done, End
@@ -25,7 +25,7 @@ mod responder;
 pub use exchange::{Event, Heard, Listening, Next, Talking};
 pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Opening, Stating};
 pub use responder::{
-    Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
+    Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Shared, Stated,
     StatementStep, common_version,
 };
 
@@ -33,7 +33,7 @@ use crate::decision::Decision;
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest::ManifestReader;
-use crate::message::{Mark, Message};
+use crate::message::{Mark, Message, PROPS_MAX, PropsStep};
 
 /// The paths that a plan is about, in order: each path of either manifest once, with the rows
 /// that were stated for it.
@@ -176,6 +176,80 @@ pub struct Agreement {
     pub decisions: Vec<Decision>,
     /// Who planned, and its clock.
     pub planner: crate::decision::Planner,
+}
+
+/// What both ends have at a path, said without a row of either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twin {
+    /// The initiator's row.
+    pub initiator: Row<Check>,
+    /// The responder's row.
+    pub responder: Row<Check>,
+}
+
+/// The rows of both ends, sorted, with a mark for each of the initiator's.
+#[derive(Debug, Default)]
+pub(crate) struct Manifests {
+    pub(crate) initiator: Vec<Row<Check>>,
+    pub(crate) marks: Vec<Mark>,
+    pub(crate) responder: Vec<Row<Check>>,
+}
+
+impl Manifests {
+    /// Puts twins, sorted by path, among the rows. Neither end may have stated a row there as well.
+    pub(crate) fn add(self, twins: Vec<Twin>) -> Result<Manifests, ProtocolError> {
+        if twins.is_empty() {
+            return Ok(self);
+        }
+        let Manifests { initiator, mut marks, responder } = self;
+        marks.resize(initiator.len(), Mark::Behind);
+        let mut left: Vec<(Row<Check>, Mark)> = initiator.into_iter().zip(marks).collect();
+        let mut right = responder;
+        for Twin { initiator, responder } in twins {
+            left.push((initiator, Mark::Behind));
+            right.push(responder);
+        }
+        left.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+        right.sort_by(|a, b| a.path.cmp(&b.path));
+        let doubled = left.windows(2).any(|pair| pair[0].0.path == pair[1].0.path)
+            || right.windows(2).any(|pair| pair[0].path == pair[1].path);
+        if doubled {
+            return Err(ProtocolError::Contradiction("a path is stated twice"));
+        }
+        let (initiator, marks) = left.into_iter().unzip();
+        Ok(Manifests { initiator, marks, responder: right })
+    }
+}
+
+/// Collects the properties of what both ends have.
+#[derive(Debug, Default)]
+pub(crate) struct Steps(Vec<PropsStep>);
+
+impl Steps {
+    pub(crate) fn take(
+        &mut self,
+        steps: Vec<PropsStep>,
+        limit: usize,
+    ) -> Result<(), ProtocolError> {
+        self.0.extend(steps);
+        if self.0.len() > limit {
+            return Err(ProtocolError::Contradiction("there are more properties than entries"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn finish(self) -> Vec<PropsStep> {
+        self.0
+    }
+
+    /// The messages that tell them.
+    pub(crate) fn messages(steps: &[PropsStep]) -> impl Iterator<Item = Message> {
+        steps.chunks(PROPS_MAX).map(|part| Message::Props(part.to_vec()))
+    }
 }
 
 /// Collects one manifest.

@@ -1,9 +1,9 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello, Mark, Message,
-    Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta, WantKind,
-    Welcome,
+    Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind, Filter, Flow, Hello, Mark,
+    Message, Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta,
+    WantKind, Welcome,
 };
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
@@ -164,5 +164,9 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Error { code: ErrorCode::Busy, text: "another psync works here".into() },
         Message::Ping,
         Message::Moved(crate::moves::moved()),
+        Message::Tree(crate::trees::tree()),
+        Message::Demand(Demand::Everything),
+        Message::Common(crate::trees::common()),
+        Message::Props(crate::trees::steps()),
     ]
 }

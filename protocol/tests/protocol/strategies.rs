@@ -6,9 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello,
-    Mark, Message, Moved, Plan, Problem, ProblemKind, SIGNATURE_MAX, Statement, StreamCodec,
-    Verdict, Want, WantDelta, WantKind, Welcome,
+    Common, Coverage, DeltaOp, DeltaPiece, Demand, Done, FRESH_MAX, Failure, FailureKind, Filter,
+    Flow, Hello, Mark, Message, Moved, Plan, Problem, ProblemKind, PropsStep, REMAINDER_MAX,
+    REMAINDER_MIN, SIGNATURE_MAX, SPREAD_MAX, Statement, StreamCodec, Summary, Tree, Verdict,
+    Versions, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -252,6 +253,44 @@ fn moved() -> impl Strategy<Value = Moved> {
         .prop_map(|(from, to, counter, except, digest)| Moved { from, to, counter, except, digest })
 }
 
+fn versions() -> impl Strategy<Value = Versions> {
+    (version(), version()).prop_map(|(content, props)| Versions { content, props })
+}
+
+fn tree() -> impl Strategy<Value = Tree> {
+    let sketch = prop::array::uniform32(any::<[u16; 2]>()).prop_map(|parts| {
+        let parts: Vec<u16> = parts.into_iter().flatten().collect();
+        parts.try_into().unwrap()
+    });
+    (0..=10_000_000u64, versions(), any::<[u8; 16]>(), sketch)
+        .prop_map(|(count, versions, digest, sketch)| Tree { count, versions, digest, sketch })
+}
+
+fn demand() -> impl Strategy<Value = Demand> {
+    let summary =
+        (0..=SPREAD_MAX, versions(), REMAINDER_MIN..=REMAINDER_MAX, vec(any::<u64>(), 0..30))
+            .prop_map(|(spread, versions, bits, values)| {
+                let limit = (values.len() as u64) << bits;
+                let mut values: Vec<u64> = values.into_iter().map(|value| value % limit).collect();
+                values.sort_unstable();
+                Demand::Differences(Summary { spread, versions, bits, values })
+            });
+    prop_oneof![Just(Demand::Everything), Just(Demand::Blank), summary]
+}
+
+fn common() -> impl Strategy<Value = Common> {
+    (versions(), any::<[u8; 16]>(), vec(any::<u8>(), 0..40))
+        .prop_map(|(versions, digest, runs)| Common { versions, digest, runs })
+}
+
+fn props_step() -> impl Strategy<Value = PropsStep> {
+    (0u16..=0o7777, any::<i64>(), any::<i64>()).prop_map(|(mode, secs, nanos)| PropsStep {
+        mode,
+        secs,
+        nanos,
+    })
+}
+
 fn want() -> impl Strategy<Value = Want> {
     let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
         |(old_len, block_len, hash_len, attempt, signature_len)| {
@@ -304,6 +343,10 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         statement().prop_map(Message::Statement),
         rows,
         moved().prop_map(Message::Moved),
+        tree().prop_map(Message::Tree),
+        demand().prop_map(Message::Demand),
+        common().prop_map(Message::Common),
+        vec(props_step(), 1..20).prop_map(Message::Props),
         marks().prop_map(Message::Marks),
         plan,
         want().prop_map(Message::Want),
