@@ -18,8 +18,8 @@ pub use transfer::{
 };
 
 pub use tree::{
-    Common, Demand, PROPS_MAX, PropsStep, REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH,
-    SPREAD_MAX, Summary, Tree, Versions,
+    COUNTERPARTS_MAX, Common, Counterpart, Counterparts, Demand, PROPS_MAX, PropsStep,
+    REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH, SPREAD_MAX, Summary, Tree, Versions,
 };
 
 use crate::codec::{Put, Reader};
@@ -52,6 +52,8 @@ pub enum Message {
     Common(Common),
     /// Properties of what both have.
     Props(Vec<PropsStep>),
+    /// The responder's files where the initiator has stated other ones.
+    Counterparts(Counterparts),
     /// The responder's marks, one for each row of the initiator, in as many messages as they take.
     Marks(Vec<Mark>),
     /// The plan.
@@ -134,6 +136,7 @@ message_types! {
     Demand = 25;
     Common = 26;
     Props = 27;
+    Counterparts = 28;
 }
 
 impl Message {
@@ -152,6 +155,7 @@ impl Message {
             Message::Demand(demand) => demand.encode(&mut out),
             Message::Common(common) => common.encode(&mut out),
             Message::Props(steps) => tree::encode_props(steps, &mut out),
+            Message::Counterparts(others) => others.encode(&mut out),
             Message::Marks(marks) => marks::encode(marks, &mut out),
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
@@ -212,7 +216,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         24 => Message::Tree(Tree::decode(r)?),
         25 => Message::Demand(Demand::decode(r)?),
         26 => Message::Common(Common::decode(r)?),
-        _ => Message::Props(tree::decode_props(r)?),
+        27 => Message::Props(tree::decode_props(r)?),
+        _ => Message::Counterparts(Counterparts::decode(r)?),
     };
     if let Message::Signature(_) = message {
         return Ok(message);

@@ -2,7 +2,7 @@
 //! row for each entry. How digests and runs are made: SPEC.md, "Equal trees".
 
 use crate::codec::{Put, Reader};
-use crate::entry::{MODE_MASK, Props, Time};
+use crate::entry::{Check, MODE_MASK, Props, Time};
 use crate::error::DecodeError;
 use crate::manifest::{ENTRIES_MAX, put_version, read_replicas, read_version};
 use crate::version::Version;
@@ -17,6 +17,8 @@ pub const REMAINDER_MIN: u8 = 8;
 pub const REMAINDER_MAX: u8 = 40;
 /// The longest runs hold 2^20 entries on average.
 pub const SPREAD_MAX: u8 = 20;
+/// Most counterparts in one message.
+pub const COUNTERPARTS_MAX: usize = 1 << 14;
 /// Most properties in one message.
 pub const PROPS_MAX: usize = 1 << 15;
 
@@ -305,4 +307,82 @@ pub(super) fn decode_props(r: &mut Reader<'_>) -> Result<Vec<PropsStep>, DecodeE
         step.nanos = r.signed("nanoseconds")?;
     }
     Ok(steps)
+}
+
+/// Files of the responder where the initiator has stated other ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counterparts {
+    /// Whether their checks are told: who mirrors its own files does not need them.
+    pub checked: bool,
+    /// The files, by ascending number.
+    pub files: Vec<Counterpart>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counterpart {
+    /// The number of the row that the initiator stated at its path.
+    pub number: u64,
+    /// Its properties, counted from those of that row.
+    pub props: PropsStep,
+    /// Its size less that of the other, modulo 2^64.
+    pub size: i64,
+    /// Its check; zero where checks are not told.
+    pub check: Check,
+}
+
+impl Counterparts {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.checked));
+        out.put_varint(self.files.len() as u64);
+        let mut next = 0;
+        for file in &self.files {
+            out.put_varint(file.number - next);
+            next = file.number + 1;
+        }
+        self.files.iter().for_each(|file| out.put_varint(u64::from(file.props.mode)));
+        self.files.iter().for_each(|file| out.put_signed(file.props.secs));
+        self.files.iter().for_each(|file| out.put_signed(file.props.nanos));
+        self.files.iter().for_each(|file| out.put_signed(file.size));
+        if self.checked {
+            self.files.iter().for_each(|file| out.put_raw(&file.check.0.to_le_bytes()));
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Counterparts, DecodeError> {
+        let checked = match r.u8("whether there are checks")? {
+            0 => false,
+            1 => true,
+            _ => return Err(DecodeError::Invalid("whether there are checks")),
+        };
+        let count = r.count("a count of counterparts", COUNTERPARTS_MAX)?;
+        if count == 0 {
+            return Err(DecodeError::Invalid("a count of counterparts"));
+        }
+        let (props, check) = (PropsStep::default(), Check(0));
+        let mut files = vec![Counterpart { number: 0, props, size: 0, check }; count];
+        let mut next = 0;
+        for file in &mut files {
+            file.number = next + r.bounded("a row's number", ENTRIES_MAX as u64)?;
+            next = file.number + 1;
+        }
+        for file in &mut files {
+            file.props.mode = r.bounded("a mode", u64::from(MODE_MASK))? as u16;
+        }
+        for file in &mut files {
+            file.props.secs = r.signed("a time")?;
+        }
+        for file in &mut files {
+            file.props.nanos = r.signed("nanoseconds")?;
+        }
+        for file in &mut files {
+            file.size = r.signed("a file's size")?;
+        }
+        if checked {
+            for file in &mut files {
+                file.check = Check(u64::from_le_bytes(r.array("a check")?));
+            }
+        }
+        Ok(Counterparts { checked, files })
+    }
 }

@@ -1,13 +1,13 @@
 //! The initiator's states, up to the plan.
 
-use super::{Agreement, Manifests, Paths, Rows, Steps, Talking, Twin, refuse};
+use super::{Agreement, Manifests, Paths, Rows, Steps, Talking, Twin, counterpart, refuse};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Props, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
 use crate::message::{
-    Common, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, PropsStep,
-    STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
+    Common, Counterpart, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem,
+    PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
 };
 use crate::{Role, VERSION_MAX, VERSION_MIN};
 
@@ -101,6 +101,7 @@ impl Stating {
             demand: None,
             marks: Vec::new(),
             theirs: None,
+            counterparts: Vec::new(),
             props: Steps::default(),
         }
     }
@@ -125,6 +126,7 @@ pub struct AwaitingAnswer {
     demand: Option<Demand>,
     marks: Vec<Mark>,
     theirs: Option<Rows>,
+    counterparts: Vec<Counterpart>,
     props: Steps,
 }
 
@@ -191,11 +193,20 @@ impl AwaitingAnswer {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
             }
-            (Message::Rows(payload), ..) if self.demand.is_none() && self.props.is_empty() => {
+            (Message::Rows(payload), ..)
+                if self.demand.is_none()
+                    && self.counterparts.is_empty()
+                    && self.props.is_empty() =>
+            {
                 match &mut self.theirs {
                     Some(theirs) => theirs.take(&payload)?,
                     None => return Err(refuse(Message::Rows(payload), ANSWER.0, ANSWER.1)),
                 }
+            }
+            (Message::Counterparts(others), _, Some(_))
+                if self.demand.is_none() && !self.twins.is_empty() && self.props.is_empty() =>
+            {
+                self.take_counterparts(others.files)?;
             }
             (Message::Props(steps), _, Some(_))
                 if self.demand.is_none() && !self.twins.is_empty() =>
@@ -216,8 +227,23 @@ impl AwaitingAnswer {
     fn may_be_marked(&self) -> bool {
         self.marks.len() < self.rows.len()
             && self.demand.is_none()
+            && self.counterparts.is_empty()
             && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
+    }
+
+    /// Each is of another row, in order.
+    fn take_counterparts(&mut self, files: Vec<Counterpart>) -> Result<(), ProtocolError> {
+        let last = self.counterparts.last().map(|file| file.number);
+        let ascends = files.first().is_some_and(|first| last < Some(first.number));
+        let exists = files.last().is_some_and(|last| last.number < self.rows.len() as u64);
+        if !ascends || !exists {
+            return Err(ProtocolError::Contradiction(
+                "a counterpart is of no row, or of one twice",
+            ));
+        }
+        self.counterparts.extend(files);
+        Ok(())
     }
 
     /// A demand comes alone: in the first answer with a verdict that asks for all rows; in a later
@@ -225,6 +251,7 @@ impl AwaitingAnswer {
     fn may_demand(&self, demand: &Demand) -> bool {
         let nothing_else = self.demand.is_none()
             && self.marks.is_empty()
+            && self.counterparts.is_empty()
             && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0);
         let asked = match &self.welcome {
@@ -263,7 +290,14 @@ impl AwaitingAnswer {
             twin.responder.props = away(&step, &twin.initiator)?;
             twin.responder.agreed_mode = twin.responder.props.mode;
         }
-        let rows = theirs.finish()?;
+        let mut rows = theirs.finish()?;
+        if let (Some(twin), false) = (twins.first(), self.counterparts.is_empty()) {
+            for file in &self.counterparts {
+                let stated = usize::try_from(file.number).ok().and_then(|at| self.rows.get(at));
+                rows.push(counterpart(file, stated.ok_or(incomplete.clone())?, &twin.responder)?);
+            }
+            rows.sort_by(|a, b| a.path.cmp(&b.path));
+        }
         let demand = self.demand;
         let (marks, ours) = (self.marks, self.rows);
         let answer = Answer { welcome, statement, marks, rows, ours, demand, twins };
@@ -274,7 +308,7 @@ impl AwaitingAnswer {
 /// The state of [`AwaitingAnswer`], and what it takes.
 const ANSWER: (&str, &str) = (
     "waiting for the answer",
-    "Welcome, Problem, Statement, then Demand or Marks, Rows, Props, then End in this order",
+    "Welcome, Problem, Statement, then Demand or Marks, Rows, Counterparts, Props, then End in this order",
 );
 
 /// The properties that are a step away from those of a row, and that such an entry can have.

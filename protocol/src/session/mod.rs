@@ -8,7 +8,7 @@
 //! Opening
 //!   Hello Statement Rows* (Moved* | Tree) End ->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement (Demand | Marks* Rows* Props*) End
+//!   <----  Welcome Problem* Statement (Demand | Marks* Rows* Counterparts* Props*) End
 //! Deciding                                    AwaitingPlan
 //!   Statement Rows* (Common Props*)? End  -->  ... and back to Answering
 //!   or Plan+ Rows* ...  ------------------->
@@ -29,11 +29,12 @@ pub use responder::{
     StatementStep, common_version,
 };
 
+use crate::codec::NUMBER_MAX;
 use crate::decision::Decision;
-use crate::entry::{Check, CheckKey, Row};
+use crate::entry::{Check, CheckKey, Content, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest::ManifestReader;
-use crate::message::{Mark, Message, PROPS_MAX, PropsStep};
+use crate::message::{Counterpart, Mark, Message, PROPS_MAX, PropsStep};
 
 /// The paths that a plan is about, in order: each path of either manifest once, with the rows
 /// that were stated for it.
@@ -219,6 +220,70 @@ impl Manifests {
         let (initiator, marks) = left.into_iter().unzip();
         Ok(Manifests { initiator, marks, responder: right })
     }
+}
+
+/// Takes those of the responder's rows out that can be told as counterparts of rows that were
+/// `stated`: files at the path of a file, in these versions. Both are sorted by path.
+pub(crate) fn counterparts(
+    stated: &[Row<Check>],
+    rows: &[Row<Check>],
+    like: &Row<Check>,
+    checked: bool,
+) -> (Vec<Row<Check>>, Vec<Counterpart>) {
+    let (mut others, mut files) = (Vec::new(), Vec::new());
+    for row in rows {
+        let at = stated.binary_search_by(|stated| stated.path.cmp(&row.path)).ok();
+        let file = at.and_then(|at| {
+            let meant = Counterpart {
+                number: at as u64,
+                props: PropsStep::between(&stated[at].props, &row.props),
+                size: size(row)?.wrapping_sub(size(&stated[at])?),
+                check: if checked { row.content.fingerprint()? } else { Check(0) },
+            };
+            let told = counterpart(&meant, &stated[at], like).ok()?;
+            // Whatever else the row says has no place in a counterpart.
+            let whole = Row { content: told.content.clone(), ..row.clone() };
+            (whole == told).then_some(meant)
+        });
+        match file {
+            Some(file) => files.push(file),
+            None => others.push(row.clone()),
+        }
+    }
+    (others, files)
+}
+
+fn size(row: &Row<Check>) -> Option<i64> {
+    match row.content {
+        Content::File { size, .. } => Some(size as i64),
+        Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => None,
+    }
+}
+
+/// The responder's row that is told as the counterpart of one that was stated, in the versions of
+/// a row `like` this.
+pub(crate) fn counterpart(
+    file: &Counterpart,
+    stated: &Row<Check>,
+    like: &Row<Check>,
+) -> Result<Row<Check>, ProtocolError> {
+    let wrong = ProtocolError::Contradiction("a counterpart is none of the row with its number");
+    let (Some(before), Some(props)) = (size(stated), file.props.from(&stated.props)) else {
+        return Err(wrong);
+    };
+    let size = before.wrapping_add(file.size) as u64;
+    if size > NUMBER_MAX || !props.may_be_of(&stated.content) {
+        return Err(wrong);
+    }
+    Ok(Row {
+        path: stated.path.clone(),
+        content: Content::File { size, hash: file.check },
+        base: None,
+        props,
+        agreed_mode: props.mode,
+        content_version: like.content_version.clone(),
+        props_version: like.props_version.clone(),
+    })
 }
 
 /// Collects the properties of what both ends have.

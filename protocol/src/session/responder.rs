@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::{Agreement, Listening, Manifests, Paths, Rows, Steps, Twin, broken, refuse};
+use super::{
+    Agreement, Listening, Manifests, Paths, Rows, Steps, Twin, broken, counterparts, refuse,
+};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest;
 use crate::message::{
-    Common, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem, PropsStep,
-    STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome, mark_parts,
+    COUNTERPARTS_MAX, Common, Counterparts, Coverage, Demand, Hello, MOVED_MAX, Mark, Message,
+    Moved, Plan, Problem, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
+    mark_parts,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -229,7 +232,8 @@ impl Answering {
     }
 
     /// An answer to a statement of differences. `twins` (sorted by path) are what both have; their
-    /// properties follow the rows.
+    /// properties follow the rows. Where the initiator does not need the checks of files that it
+    /// has stated other ones for, they need not be told.
     pub fn answer_differences(
         self,
         stated: Vec<Row<Check>>,
@@ -237,11 +241,22 @@ impl Answering {
         marks: Vec<Mark>,
         rows: Vec<Row<Check>>,
         twins: Vec<Twin>,
+        checked: bool,
     ) -> Result<(Vec<Message>, AwaitingPlan), ProtocolError> {
-        let (mut messages, mut next) = self.answer(stated, Vec::new(), statement, marks, rows);
+        let (others, files) = match twins.first() {
+            Some(twin) => counterparts(&stated, &rows, &twin.responder, checked),
+            None => (rows.clone(), Vec::new()),
+        };
+        let (mut messages, mut next) = self.answer(stated, Vec::new(), statement, marks, others);
+        next.manifests.responder = rows;
         let step = |twin: &Twin| PropsStep::between(&twin.initiator.props, &twin.responder.props);
         let steps: Vec<PropsStep> = twins.iter().map(step).collect();
         let end = messages.pop();
+        messages.extend(
+            files
+                .chunks(COUNTERPARTS_MAX)
+                .map(|part| Message::Counterparts(Counterparts { checked, files: part.to_vec() })),
+        );
         messages.extend(Steps::messages(&steps));
         messages.extend(end);
         next.manifests = next.manifests.add(twins)?;

@@ -401,9 +401,13 @@ impl Bob {
         if let Some(last) = marks.last_mut() {
             *last = Mark::Same { content: version.clone(), props: version };
         }
-        let ours = stated(&bobs_rows(), &key);
+        let mut ours = bobs_rows();
+        if !twins.is_empty() {
+            ours.push(file("same.txt", b"not the same at Bob's", BOB, 2));
+        }
+        let ours = stated(&ours, &key);
         let (messages, state) =
-            answering.answer_differences(rows, everything(400), marks, ours, twins)?;
+            answering.answer_differences(rows, everything(400), marks, ours, twins, true)?;
         self.state = State::AwaitingPlan(state);
         Ok(Step::Say(messages))
     }

@@ -182,6 +182,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("demand-blank.txt", Message::Demand(Demand::Blank)),
         ("common.txt", Message::Common(trees::common())),
         ("props.txt", Message::Props(trees::golden_steps())),
+        ("counterparts.txt", Message::Counterparts(trees::counterparts(&[0, 300]))),
         ("moved-except.txt", Message::Moved(moves::excepting(&["best", "new/a", "new/b.jpg"]))),
     ]
 }

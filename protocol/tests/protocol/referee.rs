@@ -97,9 +97,18 @@ impl Rules {
                 self.demand = Some(demand.clone());
                 self.restate = true;
             }
+            let common = |before: &'static [&str]| if self.common { before } else { &[] };
             in_order(&[
+                ("Counterparts", common(&["Statement", "Marks", "Rows", "Counterparts"])),
                 ("Demand", if may_demand { &["Statement"] } else { &[] }),
-                ("Props", if self.common { &["Statement", "Marks", "Rows", "Props"] } else { &[] }),
+                (
+                    "Props",
+                    if self.common {
+                        &["Statement", "Marks", "Rows", "Counterparts", "Props"]
+                    } else {
+                        &[]
+                    },
+                ),
                 ("Welcome", if self.flight == 1 { &[""] } else { &[] }),
                 ("Problem", &[start, "Problem"]),
                 ("Statement", &[start, "Problem"]),

@@ -168,5 +168,6 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Demand(Demand::Everything),
         Message::Common(crate::trees::common()),
         Message::Props(crate::trees::steps()),
+        Message::Counterparts(crate::trees::counterparts(&[0])),
     ]
 }

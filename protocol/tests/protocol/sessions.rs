@@ -71,12 +71,12 @@ fn ways() -> impl Iterator<Item = Way> {
 fn expected(manner: Manner) -> (&'static [&'static str], usize) {
     match manner {
         // Problems are told with the demand for more rows.
-        Manner::Proceed => (&["Problem", "Tree", "Demand", "Common", "Props"], 2),
-        Manner::AsksAgain => (&["Tree", "Demand", "Common", "Props"], 4),
-        Manner::SameTree => (&["Problem", "Moved", "Demand", "Common", "Props"], 2),
+        Manner::Proceed => (&["Problem", "Tree", "Demand", "Common", "Counterparts", "Props"], 2),
+        Manner::AsksAgain => (&["Tree", "Demand", "Common", "Counterparts", "Props"], 4),
+        Manner::SameTree => (&["Problem", "Moved", "Demand", "Common", "Counterparts", "Props"], 2),
         Manner::Differences => (&["Moved"], 4),
-        Manner::DifferencesInVain => (&["Moved"], 6),
-        Manner::Blank => (&["Moved", "Common", "Props", "Marks", "Signature"], 3),
+        Manner::DifferencesInVain => (&["Moved", "Counterparts"], 6),
+        Manner::Blank => (&["Moved", "Common", "Counterparts", "Props", "Marks", "Signature"], 3),
     }
 }
 

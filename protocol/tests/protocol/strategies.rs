@@ -6,10 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    Common, Coverage, DeltaOp, DeltaPiece, Demand, Done, FRESH_MAX, Failure, FailureKind, Filter,
-    Flow, Hello, Mark, Message, Moved, Plan, Problem, ProblemKind, PropsStep, REMAINDER_MAX,
-    REMAINDER_MIN, SIGNATURE_MAX, SPREAD_MAX, Statement, StreamCodec, Summary, Tree, Verdict,
-    Versions, Want, WantDelta, WantKind, Welcome,
+    Common, Counterpart, Counterparts, Coverage, DeltaOp, DeltaPiece, Demand, Done, FRESH_MAX,
+    Failure, FailureKind, Filter, Flow, Hello, Mark, Message, Moved, Plan, Problem, ProblemKind,
+    PropsStep, REMAINDER_MAX, REMAINDER_MIN, SIGNATURE_MAX, SPREAD_MAX, Statement, StreamCodec,
+    Summary, Tree, Verdict, Versions, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -291,6 +291,19 @@ fn props_step() -> impl Strategy<Value = PropsStep> {
     })
 }
 
+fn counterparts() -> impl Strategy<Value = Counterparts> {
+    let file = (0..1000u64, props_step(), any::<i64>(), any::<u64>());
+    (any::<bool>(), vec(file, 1..10)).prop_map(|(checked, files)| {
+        let mut next = 0;
+        let files = files.into_iter().map(|(step, props, size, check)| {
+            let number = next + step;
+            next = number + 1;
+            Counterpart { number, props, size, check: Check(if checked { check } else { 0 }) }
+        });
+        Counterparts { checked, files: files.collect() }
+    })
+}
+
 fn want() -> impl Strategy<Value = Want> {
     let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
         |(old_len, block_len, hash_len, attempt, signature_len)| {
@@ -347,6 +360,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         demand().prop_map(Message::Demand),
         common().prop_map(Message::Common),
         vec(props_step(), 1..20).prop_map(Message::Props),
+        counterparts().prop_map(Message::Counterparts),
         marks().prop_map(Message::Marks),
         plan,
         want().prop_map(Message::Want),

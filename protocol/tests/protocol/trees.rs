@@ -3,8 +3,8 @@
 use psync_protocol::codec::Put;
 use psync_protocol::error::DecodeError;
 use psync_protocol::message::{
-    Common, Demand, Mark, Message, PROPS_MAX, PropsStep, RUNS_MAX, Statement, Summary, Tree,
-    Verdict, Versions, Welcome,
+    COUNTERPARTS_MAX, Common, Counterpart, Counterparts, Demand, Mark, Message, PROPS_MAX,
+    PropsStep, RUNS_MAX, Statement, Summary, Tree, Verdict, Versions, Welcome,
 };
 use psync_protocol::session::{AnswerStep, AwaitingAnswer, Opening, Twin};
 use psync_protocol::{Check, Content, Props, ProtocolError, Row, Time};
@@ -46,6 +46,14 @@ pub(crate) fn golden_steps() -> Vec<PropsStep> {
     ]
 }
 
+/// Files at the paths of these rows.
+pub(crate) fn counterparts(numbers: &[u64]) -> Counterparts {
+    let props = PropsStep { mode: 0o111, secs: -2, nanos: 1 };
+    let file =
+        |&number| Counterpart { number, props, size: 3, check: Check(0x0123_4567_89ab_cdef) };
+    Counterparts { checked: true, files: numbers.iter().map(file).collect() }
+}
+
 fn decode(message: &Message, payload: &[u8]) -> Result<(), DecodeError> {
     match Message::decode(message.type_byte(), payload) {
         Ok(_) => Ok(()),
@@ -62,6 +70,7 @@ fn a_message_about_a_tree_that_is_cut_or_goes_on_is_refused() {
         Message::Demand(Demand::Blank),
         Message::Common(common()),
         Message::Props(golden_steps()),
+        Message::Counterparts(counterparts(&[3, 9])),
     ] {
         let whole = message.encode();
         for length in 0..whole.len() {
@@ -270,4 +279,80 @@ fn only_all_rows_are_demanded_of_whoever_has_left_some_out() {
     let plan = Statement { live: 0, ..samples::statement() };
     let (messages, _) = deciding.restate(plan, Vec::new());
     assert_eq!(messages.len(), 2, "no row is left, and nothing is left out");
+}
+
+/// The row at a path of the plan that the responder has, after these counterparts.
+fn row_after(files: Counterparts) -> Result<Option<Row<Check>>, ProtocolError> {
+    let state = more(answer_to(twins()), Message::Marks(vec![Mark::Behind])).unwrap();
+    let state = more(state, Message::Counterparts(files))?;
+    let state = more(state, Message::Props(steps())).unwrap();
+    let AnswerStep::Turn(mut deciding) = state.receive(Message::End)? else { panic!() };
+    Ok(deciding.paths()?[0].responder.clone())
+}
+
+#[test]
+fn a_counterpart_is_a_row_in_the_versions_of_what_both_have() {
+    let row = row_after(counterparts(&[0])).unwrap().expect("it is told");
+    let before = file("a.txt", b"one", ALICE, 1);
+    assert_eq!(row.content, Content::File { size: 6, hash: Check(0x0123_4567_89ab_cdef) });
+    assert_eq!(row.props.mode, before.props.mode ^ 0o111);
+    assert_eq!(row.props.mtime.secs, before.props.mtime.secs - 2);
+    assert_eq!(row.content_version, version(&[(BOB, 2)]));
+    assert_eq!((row.base, row.agreed_mode), (None, row.props.mode));
+}
+
+#[test]
+fn a_counterpart_of_no_row_or_with_what_no_file_has_is_refused() {
+    let error = ProtocolError::Contradiction("a counterpart is of no row, or of one twice");
+    assert_eq!(row_after(counterparts(&[1])), Err(error.clone()));
+    assert_eq!(row_after(counterparts(&[0, 1])), Err(error.clone()));
+    let state = more(answer_to(twins()), Message::Counterparts(counterparts(&[0]))).unwrap();
+    assert_eq!(more(state, Message::Counterparts(counterparts(&[0]))).unwrap_err(), error);
+    let error = ProtocolError::Contradiction("a counterpart is none of the row with its number");
+    let changed = |change: fn(&mut Counterpart)| {
+        let mut files = counterparts(&[0]);
+        change(&mut files.files[0]);
+        row_after(files)
+    };
+    assert_eq!(changed(|file| file.size = -4), Err(error.clone()));
+    assert_eq!(changed(|file| file.size = i64::MAX), Err(error.clone()));
+    assert_eq!(changed(|file| file.props.nanos = -6), Err(error.clone()));
+    assert_eq!(changed(|file| file.props.nanos = 1_000_000_000), Err(error));
+    assert!(changed(|file| file.size = -3).is_ok());
+}
+
+#[test]
+fn a_row_that_is_stated_and_told_as_a_counterpart_is_refused() {
+    let key = psync_protocol::CheckKey::new(BOB, &welcome().nonce);
+    let row: Row<Check> = file("a.txt", b"other", BOB, 2).stated(&key);
+    let rows = Message::Rows(psync_protocol::manifest::encode(&[row]).remove(0));
+    let state = more(answer_to(twins()), Message::Marks(vec![Mark::Behind])).unwrap();
+    let state = more(more(state, rows).unwrap(), Message::Counterparts(counterparts(&[0])));
+    let state = more(state.unwrap(), Message::Props(steps())).unwrap();
+    assert_eq!(end(state), Err(ProtocolError::Contradiction("a path is stated twice")));
+}
+
+#[test]
+fn counterparts_keep_their_limits() {
+    let numbers: Vec<u64> = (0..COUNTERPARTS_MAX as u64).map(|at| at * 600).collect();
+    let mut files = counterparts(&numbers);
+    for file in &mut files.files {
+        file.props = PropsStep { mode: 0o7777, secs: i64::MIN, nanos: i64::MIN };
+        file.size = i64::MIN;
+    }
+    let message = Message::Counterparts(files);
+    let payload = message.encode();
+    assert!(payload.len() < 1 << 20, "{}", payload.len());
+    assert_eq!(Message::decode(28, &payload), Ok(message.clone()));
+    assert_eq!(decode(&message, &[2]), Err(DecodeError::Invalid("whether there are checks")));
+    assert_eq!(decode(&message, &[0, 0]), Err(DecodeError::Invalid("a count of counterparts")));
+    let mut many = vec![0];
+    many.put_varint(COUNTERPARTS_MAX as u64 + 1);
+    many.resize(COUNTERPARTS_MAX * 8, 0);
+    assert!(matches!(decode(&message, &many), Err(DecodeError::TooLarge { .. })));
+    let mut far = vec![0, 1];
+    far.put_varint(10_000_001);
+    far.extend([0; 4]);
+    let error = decode(&message, &far);
+    assert!(matches!(error, Err(DecodeError::TooLarge { what: "a row's number", .. })));
 }

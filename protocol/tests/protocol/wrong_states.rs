@@ -118,13 +118,21 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the answer to differences",
-        takes: &["Marks", "Rows", "Props", "Demand", "Ping"],
+        takes: &["Marks", "Rows", "Counterparts", "Props", "Demand", "Ping"],
         receive: |m| awaiting_twins(&[introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after the marks of an answer to differences",
-        takes: &["Rows", "Props", "Ping"],
+        takes: &["Rows", "Counterparts", "Props", "Ping"],
         receive: |m| awaiting_twins(&[introduction(), marks()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after counterparts",
+        takes: &["Props", "Ping"],
+        receive: |m| {
+            let others = Message::Counterparts(trees::counterparts(&[0]));
+            awaiting_twins(&[introduction(), marks(), others]).receive(m).map(drop)
+        },
     },
     Case {
         state: "after the properties of an answer to differences",
