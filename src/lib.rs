@@ -11,5 +11,6 @@ pub mod reconcile;
 pub mod report;
 pub mod root;
 pub mod scan;
+pub mod store;
 pub mod sync;
 pub mod transport;

@@ -151,6 +151,11 @@ pub enum Phase {
         /// Bytes of files that arrive on either side.
         bytes: u64,
     },
+    /// Everything is done, and what was agreed is remembered on this side for the next edit.
+    Remembering {
+        /// Bytes of files that are read for it.
+        bytes: u64,
+    },
 }
 
 /// Receives what a run has to say. Every method may be called from any thread.

@@ -10,16 +10,20 @@ use std::path::{Path, PathBuf};
 /// Each module with the modules that it may import, from the top layer to the bottom: whatever a
 /// module may import stands further down, so there are no cycles. Besides these, every module may
 /// import `report` and the protocol crate.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     // `apply`, `reconcile`, `root` and `scan`: only for types in the requests and errors of `sync`.
     ("cli", &["sync", "scan", "apply", "transport", "root", "reconcile"]),
-    ("sync", &["scan", "apply", "transport", "index", "root", "reconcile", "delta", "manifest"]),
+    (
+        "sync",
+        &["scan", "apply", "transport", "index", "root", "store", "reconcile", "delta", "manifest"],
+    ),
     ("scan", &["index", "root", "manifest"]),
     // `reconcile`: only for the names of clash files.
     ("apply", &["index", "root", "reconcile", "delta", "manifest"]),
     ("transport", &[]),
     ("index", &["manifest"]),
     ("root", &["manifest"]),
+    ("store", &[]),
     ("reconcile", &["manifest"]),
     ("delta", &[]),
     ("manifest", &[]),

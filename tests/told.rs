@@ -61,7 +61,9 @@ fn itemize_prints_rsync_s_letters_and_marks_for_moves_and_conflicts() {
     ] {
         said.has_line(line);
     }
-    let letters = said.out.lines().filter(|line| line.as_bytes().get(11) == Some(&b' '));
+    let letters = said.out.lines().filter(|line| {
+        line.starts_with(['<', '>', '.', '*']) && line.as_bytes().get(11) == Some(&b' ')
+    });
     assert_eq!(letters.count(), 10, "{}", said.out);
 }
 
@@ -95,9 +97,14 @@ fn a_quiet_run_says_nothing_but_conflicts_and_problems() {
 fn stats_say_in_numbers_what_was_done() {
     let pair = changed_pair();
     let said = pair.sync_expecting(40, &["--stats"]);
-    for part in
-        ["bytes sent: ", "bytes received: ", "turns of the line: ", "seconds: ", "entries on"]
-    {
+    for part in [
+        "bytes sent: ",
+        "bytes received: ",
+        "turns of the line: ",
+        "seconds: ",
+        "entries on",
+        "  handshake: ",
+    ] {
         said.has(part);
     }
     said.has("3 created").has("1 moved").has("1 deleted").has("2 properties").has("conflicts: 1");
@@ -162,6 +169,76 @@ fn json_is_one_object_a_line_with_all_that_a_script_needs() {
         assert!(summary[number].as_u64().unwrap() > 0, "{summary}");
     }
     assert!(summary["seconds"].as_f64().is_some(), "{summary}");
+}
+
+/// What a summary says was sent and received for a purpose.
+fn line(summary: &serde_json::Value, purpose: &str) -> (u64, u64) {
+    let part = &summary["line"][purpose];
+    (part["sent"].as_u64().unwrap(), part["received"].as_u64().unwrap())
+}
+
+/// The parts of the line add up, and there are no others than these.
+#[track_caller]
+fn assert_parts_add_up(summary: &serde_json::Value) {
+    let purposes = [
+        "handshake",
+        "manifests",
+        "signatures",
+        "whole",
+        "against_blocks",
+        "against_old_content",
+        "acknowledgements",
+    ];
+    assert_eq!(summary["line"].as_object().unwrap().len(), purposes.len());
+    let parts = purposes.map(|purpose| line(summary, purpose));
+    let sent: u64 = parts.iter().map(|(sent, _)| sent).sum();
+    let received: u64 = parts.iter().map(|(_, received)| received).sum();
+    assert_eq!(summary["bytes_sent"].as_u64(), Some(sent), "{summary}");
+    assert_eq!(summary["bytes_received"].as_u64(), Some(received), "{summary}");
+}
+
+#[test]
+fn json_says_what_the_bytes_on_the_line_were_for() {
+    let random: Vec<u8> = (0u32..20_000).flat_map(|n| blake3_bytes(n)[..8].to_vec()).collect();
+    for options in [&["--no-compress"][..], &[], &["--compress-level", "19"]] {
+        let pair = Pair::new();
+        let over = |expected| {
+            let mut command = common::psync_over(&pair.temp, &common::local_rsh(&pair.temp));
+            command.args(options).arg("--json").arg(&pair.a);
+            command.arg(format!("host:{}", pair.b.display()));
+            common::pair::Said::of(&mut command, expected).summary()
+        };
+        fs::write(pair.a.join("new"), &random).unwrap();
+        let first = over(0);
+        assert_parts_add_up(&first);
+        let (sent, received) = line(&first, "whole");
+        assert!((random.len() as u64..random.len() as u64 + 100).contains(&sent), "{first}");
+        assert_eq!(received, 0, "{first}");
+        // New files come unasked.
+        assert_eq!(line(&first, "signatures"), (0, 0), "{first}");
+        assert!(line(&first, "handshake").0 > 50 && line(&first, "handshake").1 > 40, "{first}");
+
+        let nothing = over(0);
+        assert_parts_add_up(&nothing);
+        assert_eq!(line(&nothing, "whole"), (0, 0), "{nothing}");
+        assert!(nothing["bytes_sent"].as_u64().unwrap() < 150, "{nothing}");
+
+        // The other side has changed one byte.
+        let mut changed = random.clone();
+        changed[50_000] ^= 1;
+        fs::write(pair.b.join("new"), &changed).unwrap();
+        let change = over(0);
+        assert_parts_add_up(&change);
+        assert!(line(&change, "manifests").1 > 20, "{change}");
+        // The other side knows what it was before: nobody has to ask.
+        assert_eq!(line(&change, "signatures"), (0, 0), "{change}");
+        assert!(line(&change, "against_old_content").1 > 0, "{change}");
+        assert!(line(&change, "acknowledgements").1 >= 32, "{change}");
+    }
+}
+
+fn blake3_bytes(n: u32) -> [u8; 32] {
+    psync_protocol::ContentHash::of_bytes(&n.to_le_bytes()).0
 }
 
 #[test]

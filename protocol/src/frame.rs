@@ -1,6 +1,6 @@
 //! Frames on the line: varint length, type byte, payload. After its greeting each end's frames run
-//! through one zstd stream for the whole session (unless the greeting says otherwise), flushed
-//! where the other end has to act.
+//! through zstd (unless the greeting says otherwise), flushed where the other end has to act. The
+//! stream may change its level between two messages: one zstd frame ends and another begins.
 
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer};
 
@@ -12,16 +12,46 @@ use crate::message::{Message, StreamCodec};
 pub const PREFACE: &[u8; 6] = b"\0psync";
 /// Longest payload of a frame, in bytes; checked before anything is allocated.
 pub const FRAME_MAX: usize = 1 << 20;
-/// Largest window of the zstd stream (8 MiB): what an end has to be ready to allocate.
+/// Largest window of a zstd frame (8 MiB): what an end has to be ready to allocate.
 pub const WINDOW_LOG_MAX: u32 = 23;
 /// How many decompressed bytes are taken at a time.
 const STEP: usize = 64 << 10;
+/// Most bytes of a block (RFC 8878).
+const BLOCK_MAX: usize = 128 << 10;
+/// Magic number and header of a zstd frame with a window of one block (RFC 8878, 3.1.1).
+const STORED_HEADER: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
+/// A raw block of no bytes that is the last of its frame.
+const LAST_BLOCK: [u8; 3] = [1, 0, 0];
+
+/// How hard a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Not at all: zstd frames of raw blocks, for what does not become smaller.
+    Stored,
+    /// A level of zstd.
+    Level(i32),
+}
+
+/// Where the frames of a direction go.
+enum Stream {
+    /// As they are.
+    Raw,
+    /// Through zstd.
+    Zstd {
+        effort: Effort,
+        /// What compresses; nothing does where bytes are stored.
+        encoder: Option<Encoder<'static>>,
+        /// Whether a zstd frame has begun and not ended.
+        open: bool,
+    },
+}
 
 /// Turns messages into the bytes of one direction.
 pub struct FrameEncoder {
-    stream: Option<Encoder<'static>>,
+    stream: Stream,
     plain: Vec<u8>,
     out: Vec<u8>,
+    pushed: u64,
 }
 
 impl FrameEncoder {
@@ -33,14 +63,14 @@ impl FrameEncoder {
         level: i32,
     ) -> std::io::Result<FrameEncoder> {
         let stream = match codec {
-            StreamCodec::Raw => None,
-            StreamCodec::Zstd => {
-                let mut stream = Encoder::new(level)?;
-                stream.set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX.min(window(level))))?;
-                Some(stream)
-            }
+            StreamCodec::Raw => Stream::Raw,
+            StreamCodec::Zstd => Stream::Zstd {
+                effort: Effort::Level(level),
+                encoder: Some(compressor(level)?),
+                open: false,
+            },
         };
-        let mut encoder = FrameEncoder { stream, plain: Vec::new(), out: Vec::new() };
+        let mut encoder = FrameEncoder { stream, plain: Vec::new(), out: Vec::new(), pushed: 0 };
         encoder.out.put_raw(PREFACE);
         put_frame(greeting, &mut encoder.out)?;
         Ok(encoder)
@@ -53,38 +83,82 @@ impl FrameEncoder {
         out
     }
 
-    /// Appends a message; nothing of one that does not fit into a frame. Bytes may stay inside the compressor until [`FrameEncoder::flush`].
-    pub fn push(&mut self, message: &Message) -> std::io::Result<()> {
-        match &mut self.stream {
-            None => put_frame(message, &mut self.out)?,
-            Some(stream) => {
-                self.plain.clear();
-                put_frame(message, &mut self.plain)?;
-                let mut input = InBuffer::around(&self.plain);
-                while input.pos() < self.plain.len() {
-                    self.out.reserve(STEP);
-                    let end = self.out.len();
-                    let mut output = OutBuffer::around_pos(&mut self.out, end);
-                    stream.run(&mut input, &mut output)?;
+    /// How what is pushed now is compressed; none where the greeting says that nothing is.
+    pub fn effort(&self) -> Option<Effort> {
+        match &self.stream {
+            Stream::Raw => None,
+            Stream::Zstd { effort, .. } => Some(*effort),
+        }
+    }
+
+    /// Compresses the messages that follow in another way. Costs about nine bytes, and what
+    /// follows cannot refer to what came before. Without effect where nothing is compressed.
+    pub fn set_effort(&mut self, wanted: Effort) -> std::io::Result<()> {
+        let Stream::Zstd { effort, encoder, open } = &mut self.stream else { return Ok(()) };
+        if *effort == wanted {
+            return Ok(());
+        }
+        if *open {
+            match encoder {
+                Some(encoder) => {
+                    run_until_done(&mut self.out, |output| encoder.finish(output, true))?
                 }
+                None => self.out.put_raw(&LAST_BLOCK),
             }
+        }
+        *open = false;
+        *effort = wanted;
+        // The old tables go before new ones come.
+        *encoder = None;
+        if let Effort::Level(level) = wanted {
+            *encoder = Some(compressor(level)?);
+        }
+        Ok(())
+    }
+
+    /// Appends a message; nothing of one that does not fit into a frame. Bytes may stay inside the
+    /// compressor until [`FrameEncoder::flush`].
+    pub fn push(&mut self, message: &Message) -> std::io::Result<()> {
+        let Stream::Zstd { encoder, open, .. } = &mut self.stream else {
+            let before = self.out.len();
+            put_frame(message, &mut self.out)?;
+            self.pushed += (self.out.len() - before) as u64;
+            return Ok(());
+        };
+        self.plain.clear();
+        put_frame(message, &mut self.plain)?;
+        self.pushed += self.plain.len() as u64;
+        let Some(encoder) = encoder else {
+            if !std::mem::replace(open, true) {
+                self.out.put_raw(&STORED_HEADER);
+            }
+            self.plain.chunks(BLOCK_MAX).for_each(|block| put_raw_block(block, &mut self.out));
+            return Ok(());
+        };
+        *open = true;
+        let mut input = InBuffer::around(&self.plain);
+        while input.pos() < self.plain.len() {
+            self.out.reserve(STEP);
+            let end = self.out.len();
+            let mut output = OutBuffer::around_pos(&mut self.out, end);
+            encoder.run(&mut input, &mut output)?;
         }
         Ok(())
     }
 
     /// Makes sure that all messages so far are in the bytes.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        if let Some(stream) = &mut self.stream {
-            loop {
-                self.out.reserve(STEP);
-                let end = self.out.len();
-                let mut output = OutBuffer::around_pos(&mut self.out, end);
-                if stream.flush(&mut output)? == 0 {
-                    break;
-                }
+        match &mut self.stream {
+            Stream::Zstd { encoder: Some(encoder), open: true, .. } => {
+                run_until_done(&mut self.out, |output| encoder.flush(output))
             }
+            Stream::Zstd { .. } | Stream::Raw => Ok(()),
         }
-        Ok(())
+    }
+
+    /// How many bytes all frames after the greeting had before compression.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     /// How many bytes are ready for the line.
@@ -96,6 +170,33 @@ impl FrameEncoder {
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
+}
+
+fn compressor(level: i32) -> std::io::Result<Encoder<'static>> {
+    let mut encoder = Encoder::new(level)?;
+    encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX.min(window(level))))?;
+    Ok(encoder)
+}
+
+/// Lets a compressor write until it has nothing left to write.
+fn run_until_done(
+    out: &mut Vec<u8>,
+    mut step: impl FnMut(&mut OutBuffer<'_, Vec<u8>>) -> std::io::Result<usize>,
+) -> std::io::Result<()> {
+    loop {
+        out.reserve(STEP);
+        let end = out.len();
+        if step(&mut OutBuffer::around_pos(out, end))? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Appends a block that holds its bytes as they are.
+fn put_raw_block(bytes: &[u8], out: &mut Vec<u8>) {
+    let header = (bytes.len() as u32) << 3;
+    out.put_raw(&header.to_le_bytes()[..3]);
+    out.put_raw(bytes);
 }
 
 /// A window no larger than the level can make use of.
@@ -140,6 +241,7 @@ pub struct FrameDecoder {
     read: usize,
     /// The last decompression step was full: more may come without further input.
     more: bool,
+    pulled: u64,
 }
 
 impl Default for FrameDecoder {
@@ -158,6 +260,7 @@ impl FrameDecoder {
             plain: Vec::new(),
             read: 0,
             more: false,
+            pulled: 0,
         }
     }
 
@@ -203,6 +306,11 @@ impl FrameDecoder {
         self.input.len() + self.plain.len()
     }
 
+    /// How many bytes all frames so far had, after decompression.
+    pub fn pulled(&self) -> u64 {
+        self.pulled
+    }
+
     /// What stands where the preface should: for the message to the user.
     fn start_of_input(&self) -> &[u8] {
         &self.input[..self.input.len().min(200)]
@@ -230,7 +338,9 @@ impl FrameDecoder {
             (|| Ok((reader.u8("a type")?, reader.raw(length as usize, "a payload")?)))()
                 .map_err(decode)?;
         let message = Message::decode(kind, payload)?;
-        self.read = self.plain.len() - reader.remaining();
+        let read = self.plain.len() - reader.remaining();
+        self.pulled += (read - self.read) as u64;
+        self.read = read;
         if let Stage::Greeting = self.stage {
             self.after_greeting(&message)?;
         }

@@ -2,6 +2,8 @@
 //! then recorded. What a task displaces is looked at before it is let go, so that an edit made
 //! meanwhile survives.
 
+mod arrive;
+mod base;
 mod fetch;
 mod publish;
 mod stage;
@@ -14,10 +16,13 @@ use psync_protocol::session::Agreement;
 use psync_protocol::{CheckKey, Content, ContentHash, ProtocolError, RelPath, Role};
 use thiserror::Error;
 
-pub use fetch::{Asked, FETCH_BATCH_BYTES};
+pub use arrive::FETCH_BATCH_BYTES;
+pub use fetch::Asked;
 pub use task::{Act, Beside, Brief, Task, tasks};
 
-use crate::index::{Index, IndexError};
+use fetch::{Arrived, Fetches};
+
+use crate::index::{BlockHashes, Index, IndexError};
 use crate::manifest::Stored;
 use crate::report::Report;
 use crate::root::{Root, Staged, Staging};
@@ -88,10 +93,15 @@ pub struct Applier<'a> {
     agreement: &'a Agreement,
     keys: Keys,
     names: RunNames,
-    /// Files that have to come from the peer, the smallest last.
-    fetches: Vec<fetch::Fetching>,
+    /// Files that have to come from the peer.
+    fetches: Fetches,
     asked: HashMap<u64, Asked>,
-    incoming: Option<fetch::Incoming>,
+    incoming: Option<arrive::Incoming>,
+    /// What has come since the last proof, in order; none where something was wrong with it.
+    unproved: Vec<Option<Arrived>>,
+    /// What has come with a proof that does not hold: each hash is asked for.
+    unconfirmed: Vec<Arrived>,
+    bases: base::Bases,
     batch: Vec<Ready>,
     batch_bytes: u64,
     /// Where contents that the peer may want went meanwhile.
@@ -141,9 +151,12 @@ impl<'a> Applier<'a> {
             agreement,
             keys,
             names,
-            fetches: Vec::new(),
+            fetches: Fetches::default(),
             asked: HashMap::new(),
             incoming: None,
+            unproved: Vec::new(),
+            unconfirmed: Vec::new(),
+            bases: base::Bases::default(),
             batch: Vec::new(),
             batch_bytes: 0,
             relocated: HashMap::new(),
@@ -161,6 +174,7 @@ impl<'a> Applier<'a> {
             Brief { role: self.role, agreement: self.agreement, their_key: &self.keys.theirs };
         let index = &mut *self.index;
         let tasks = task::tasks(brief, |path| Ok::<_, ApplyError>(index.row(path)?))?;
+        self.note_bases();
         let mut sorted = self.sort(tasks)?;
         self.commit_all(std::mem::take(&mut sorted.quiet))?;
         self.commit_all(std::mem::take(&mut sorted.removals))?;
@@ -172,14 +186,16 @@ impl<'a> Applier<'a> {
         sorted.emptied.reverse();
         self.commit_all(sorted.emptied)?;
         self.commit_all(late)?;
-        self.fetches = sorted.fetches;
-        self.fetches.sort_by_key(|fetching| std::cmp::Reverse(fetching.size));
+        sorted.fetches.into_iter().for_each(|fetching| self.fetch(fetching));
         Ok(())
     }
 
     /// Whether nothing is left to ask for or to receive.
     pub fn is_finished(&self) -> bool {
-        self.fetches.is_empty() && self.asked.is_empty() && self.batch.is_empty()
+        self.fetches.is_empty()
+            && self.asked.is_empty()
+            && self.unconfirmed.is_empty()
+            && self.batch.is_empty()
     }
 
     /// The peer has said all that it had to say for now: what has arrived is put in its place.
@@ -208,6 +224,20 @@ impl<'a> Applier<'a> {
         }
         let path = self.agreement.paths[index].path().clone();
         Ok(self.index.row(&path)?.map(|stored| (path, stored)))
+    }
+
+    /// Block hashes of an old content, if this end has kept any.
+    pub fn block_hashes(&self, hash: &ContentHash) -> Result<Option<BlockHashes>, ApplyError> {
+        Ok(self.index.blocks(hash)?)
+    }
+
+    /// Every file on this side with its hash.
+    pub fn files(&self, mut each: impl FnMut(&RelPath, ContentHash)) -> Result<(), ApplyError> {
+        Ok(self.index.files(|path, _, hash| {
+            if let Ok(path) = RelPath::new(path) {
+                each(&path, hash);
+            }
+        })?)
     }
 
     /// The keys of the session.

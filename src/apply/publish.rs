@@ -328,6 +328,7 @@ impl Applier<'_> {
     fn remove(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
         if let Some(stat) = self.stat_expected(task)? {
             self.withdraw(&task.path, &stat)?;
+            self.note_trashed(task);
         }
         rows.push(self.tombstone(task));
         Ok(())

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 
 use psync_protocol::{Check, Content, ContentHash, RelPath};
 
-use super::fetch::Fetching;
 use super::{Act, Applier, ApplyError, Ready, Sorted, Task, Trouble};
 use crate::manifest::{Stamp, Stored};
 use crate::root::{FileKind, Staged, Stat, hash_reader};
@@ -38,7 +37,7 @@ impl Applier<'_> {
                     let leaves = if goes_first { None } else { removals.remove(&path) };
                     self.stage_from(task, &path, &stored, leaves, removals, sorted);
                 }
-                None => sorted.fetches.extend(Fetching::of(task)),
+                None => sorted.fetches.extend(self.fetching(task)),
             }
         }
         Ok(())
@@ -137,7 +136,7 @@ impl Applier<'_> {
                 if let Some(leaves) = leaves {
                     removals.insert(path.clone(), leaves);
                 }
-                match Fetching::of(task) {
+                match self.fetching(task) {
                     Some(fetching) => sorted.fetches.push(fetching),
                     None => {
                         let source =

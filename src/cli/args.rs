@@ -9,6 +9,7 @@ use psync_protocol::message::{Filter, Flow};
 
 use super::endpoint::Endpoint;
 use crate::reconcile::DeleteLimit;
+use crate::transport::Compression;
 
 /// What a run needs to know.
 #[derive(Debug, Clone)]
@@ -28,11 +29,12 @@ pub(super) struct Options {
     pub(super) stats: bool,
     pub(super) json: bool,
     pub(super) progress: bool,
-    pub(super) compress: bool,
+    pub(super) compression: Compression,
     pub(super) filters: Vec<Filter>,
     pub(super) rate: Option<u64>,
     pub(super) timeout: Option<Duration>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) store: bool,
     pub(super) delete_limit: DeleteLimit,
     pub(super) flow: Flow,
 }
@@ -42,6 +44,28 @@ pub(super) struct Options {
 pub(super) struct Server {
     pub(super) path: PathBuf,
     pub(super) must_exist: bool,
+    pub(super) compression: Compression,
+    pub(super) store: bool,
+}
+
+/// `psync store`, and what to do with the store.
+#[derive(Debug, Clone)]
+pub(super) struct StoreCommand {
+    pub(super) deed: StoreDeed,
+    pub(super) root: PathBuf,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) json: bool,
+}
+
+/// What is done with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreDeed {
+    /// Say what it holds.
+    Stat,
+    /// Make it fit its budget.
+    Collect,
+    /// Read and check everything in it.
+    Verify,
 }
 
 /// What the command line asks for.
@@ -50,13 +74,15 @@ pub(super) enum Parsed {
     Sync(Options),
     Serve(Server),
     Demo,
+    Store(StoreCommand),
     /// Help or version: to be printed.
     Text(String),
 }
 
 const ABOUT: &str =
     "Keeps two directory trees the same, in both directions, over slow and broken links.";
-const USAGE: &str = "psync [OPTIONS] A B\n       psync demo";
+const USAGE: &str =
+    "psync [OPTIONS] A B\n       psync store stat|gc|verify [ROOT]\n       psync demo";
 const AFTER: &str = "\
 A and B are directories, here or as [user@]host:path; at most one is remote.
 What was new, changed, deleted or moved on one side is made so on the other. What
@@ -95,8 +121,10 @@ fn command() -> Command {
         .arg(value("bwlimit", "RATE", "Send at most so many KiB a second (or with suffix K, M, G)"))
         .arg(value("timeout", "SECONDS", "Give up when nothing comes for so long [default: wait]"))
         .arg(value("state-dir", "DIR", "Keep this side's state below DIR instead of in the root").value_parser(value_parser!(PathBuf)))
+        .arg(flag("no-store", "Neither use nor fill the store of old contents, on both sides"))
         .arg(flag("compress", "Compress what crosses the line; this is the default").short('z'))
-        .arg(flag("no-compress", "Do not compress the line").conflicts_with("compress"))
+        .arg(flag("no-compress", "Do not compress the line").conflicts_with_all(["compress", "compress-level"]))
+        .arg(value("compress-level", "N", "Compress at this level of zstd, 1 to 19 [default: what fits the line]"))
         .arg(flag("delete", "").hide(true))
 }
 
@@ -112,6 +140,18 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
         Err(error) => return Err(error.to_string()),
     };
     let sides: Vec<OsString> = matches.get_many("sides").into_iter().flatten().cloned().collect();
+    if let [word, deed, root @ ..] = &sides[..]
+        && word == "store"
+        && root.len() < 2
+        && let Some(deed) = store_deed(deed)
+    {
+        return Ok(Parsed::Store(StoreCommand {
+            deed,
+            root: root.first().map_or_else(|| PathBuf::from("."), PathBuf::from),
+            state_dir: matches.get_one::<PathBuf>("state-dir").cloned(),
+            json: matches.get_flag("json"),
+        }));
+    }
     match &sides[..] {
         [one] if one == "demo" => Ok(Parsed::Demo),
         [first, second] => {
@@ -124,19 +164,43 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
     }
 }
 
-/// The remote side is started by another psync: `--server [--must-exist] -- PATH`.
+/// None: not a word for it, so that two folders may be meant.
+fn store_deed(word: &OsString) -> Option<StoreDeed> {
+    match word.to_str()? {
+        "stat" => Some(StoreDeed::Stat),
+        "gc" => Some(StoreDeed::Collect),
+        "verify" => Some(StoreDeed::Verify),
+        _ => None,
+    }
+}
+
+/// The remote side is started by another psync:
+/// `--server [--must-exist] [--no-store] [--compress-level=N] -- PATH`.
 fn parse_server(arguments: &[OsString]) -> Result<Option<Server>, String> {
     if arguments.first().is_none_or(|first| first != "--server") {
         return Ok(None);
     }
-    let rest: Vec<&OsString> = arguments[1..].iter().filter(|argument| *argument != "--").collect();
-    match rest[..] {
-        [path] => Ok(Some(Server { path: path.into(), must_exist: false })),
-        [flag, path] if flag == "--must-exist" => {
-            Ok(Some(Server { path: path.into(), must_exist: true }))
+    let wrong = || "psync --server is started by another psync, with one path".to_string();
+    let (path, options) = arguments[1..].split_last().ok_or_else(wrong)?;
+    let mut server = Server {
+        path: path.into(),
+        must_exist: false,
+        compression: Compression::Fitting,
+        store: true,
+    };
+    for option in options {
+        match option.to_str() {
+            Some("--") => {}
+            Some("--must-exist") => server.must_exist = true,
+            Some("--no-store") => server.store = false,
+            Some(other) => match other.strip_prefix("--compress-level=") {
+                Some(text) => server.compression = level(text)?,
+                None => return Err(wrong()),
+            },
+            None => return Err(wrong()),
         }
-        _ => Err("psync --server is started by another psync, with one path".into()),
     }
+    Ok(Some(server))
 }
 
 fn options(matches: &ArgMatches, first: Endpoint, second: Endpoint) -> Result<Options, String> {
@@ -167,11 +231,16 @@ fn options(matches: &ArgMatches, first: Endpoint, second: Endpoint) -> Result<Op
         stats: matches.get_flag("stats"),
         json: matches.get_flag("json"),
         progress: matches.get_flag("progress"),
-        compress: !matches.get_flag("no-compress"),
+        compression: match text("compress-level") {
+            _ if matches.get_flag("no-compress") => Compression::Off,
+            Some(text) => level(text)?,
+            None => Compression::Fitting,
+        },
         filters: filters(matches),
         rate: text("bwlimit").map(rate).transpose()?.flatten(),
         timeout: text("timeout").map(seconds).transpose()?.flatten(),
         state_dir: matches.get_one::<PathBuf>("state-dir").cloned(),
+        store: !matches.get_flag("no-store"),
         delete_limit: text("max-delete").map(delete_limit).transpose()?.unwrap_or_default(),
         flow: text("mirror").map(mirror).transpose()?.unwrap_or(Flow::TwoWay),
     })
@@ -240,6 +309,13 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
     }
 }
 
+fn level(text: &str) -> Result<Compression, String> {
+    match text.parse() {
+        Ok(level @ 1..=19) => Ok(Compression::Level(level)),
+        _ => Err(format!("--compress-level: '{text}' is not a level from 1 to 19")),
+    }
+}
+
 fn seconds(text: &str) -> Result<Option<Duration>, String> {
     match text.parse::<u64>() {
         Ok(seconds) if seconds <= 365 * 86_400 => {
@@ -304,6 +380,57 @@ mod tests {
         assert_eq!(rate("1.5m"), Ok(Some(1_572_864)));
         assert_eq!(rate("0"), Ok(None));
         assert!(rate("fast").is_err());
+    }
+
+    #[test]
+    fn a_level_is_forced_at_both_ends() {
+        assert_eq!(sync("a b").compression, Compression::Fitting);
+        assert_eq!(sync("-z a b").compression, Compression::Fitting);
+        assert_eq!(sync("--no-compress a b").compression, Compression::Off);
+        assert_eq!(sync("-z --compress-level 19 a b").compression, Compression::Level(19));
+        for wrong in ["--compress-level 20 a b", "--compress-level 0 a b", "--compress-level x a b"]
+        {
+            assert!(typed(wrong).is_err_and(|text| text.contains("1 to 19")), "{wrong}");
+        }
+        assert!(typed("--no-compress --compress-level 3 a b").is_err());
+        let served = |line: &str| match typed(line) {
+            Ok(Parsed::Serve(server)) => (server.must_exist, server.compression),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(served("--server -- x"), (false, Compression::Fitting));
+        let forced = served("--server --must-exist --compress-level=7 -- x");
+        assert_eq!(forced, (true, Compression::Level(7)));
+        assert!(typed("--server --compress-level=77 -- x").is_err());
+        assert!(typed("--server x y").is_err());
+        assert!(typed("--server").is_err());
+    }
+
+    #[test]
+    fn the_store_is_switched_off_at_both_ends() {
+        assert!(sync("a b").store);
+        assert!(!sync("--no-store a b").store);
+        let served = |line: &str| match typed(line) {
+            Ok(Parsed::Serve(server)) => (server.must_exist, server.store),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(served("--server -- x"), (false, true));
+        assert_eq!(served("--server --no-store -- x"), (false, false));
+        assert_eq!(served("--server --no-store --must-exist -- x"), (true, false));
+        assert!(typed("--server --nonsense -- x").is_err());
+    }
+
+    #[test]
+    fn a_store_is_a_command_only_with_a_word_for_what_to_do() {
+        let command = |line: &str| match typed(line) {
+            Ok(Parsed::Store(command)) => Some((command.deed, command.root)),
+            Ok(_) => None,
+            Err(text) => panic!("{line}: {text}"),
+        };
+        assert_eq!(command("store stat"), Some((StoreDeed::Stat, PathBuf::from("."))));
+        assert_eq!(command("store gc x"), Some((StoreDeed::Collect, PathBuf::from("x"))));
+        assert_eq!(command("--json store verify x"), Some((StoreDeed::Verify, "x".into())));
+        assert_eq!(command("store backup"), None);
+        assert!(typed("store stat a b").is_err());
     }
 
     #[test]

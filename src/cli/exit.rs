@@ -55,9 +55,10 @@ impl Exit {
     pub(super) fn of(error: &SyncError) -> Exit {
         match error {
             SyncError::Filter(_) | SyncError::SameRoot => Exit::Usage,
-            SyncError::Root { .. } | SyncError::ReadOnly(_) | SyncError::State { .. } => {
-                Exit::FileIo
-            }
+            SyncError::Root { .. }
+            | SyncError::ReadOnly(_)
+            | SyncError::State { .. }
+            | SyncError::Config(_) => Exit::FileIo,
             SyncError::OtherDirectory { .. } => Exit::Guard,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
             | SyncError::TooManyDeletions(_) => Exit::Guard,

@@ -53,6 +53,13 @@ impl Json {
                 parts.into_iter().map(|(name, part)| (name.to_string(), tally(part))).collect(),
             )
         };
+        let line_by_purpose: Map<String, Value> = line
+            .by_purpose
+            .into_iter()
+            .map(|(purpose, sent, received)| {
+                (purpose.name().to_string(), json!({"sent": sent, "received": received}))
+            })
+            .collect();
         let troubles = *self.troubles.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         print(&json!({
             "type": "summary", "exit": exit.code(), "carried_out": outcome.carried_out,
@@ -61,6 +68,7 @@ impl Json {
             "conflicts": outcome.conflicts.len(),
             "failed": troubles.failed, "changed_during_run": troubles.changed,
             "bytes_sent": line.sent, "bytes_received": line.received,
+            "line": line_by_purpose,
             "turns": line.turns, "seconds": line.seconds,
         }));
     }

@@ -7,6 +7,7 @@ mod endpoint;
 mod exit;
 mod json;
 mod run;
+mod store;
 mod summary;
 mod terminal;
 
@@ -21,6 +22,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
         Ok(args::Parsed::Sync(options)) => run::run(&options),
         Ok(args::Parsed::Serve(server)) => run::serve(&server),
         Ok(args::Parsed::Demo) => demo::demo(),
+        Ok(args::Parsed::Store(command)) => store::store(&command),
         Ok(args::Parsed::Text(text)) => {
             run::print_out(&text);
             Exit::Ok

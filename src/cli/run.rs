@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
@@ -18,13 +18,18 @@ use super::json::Json;
 use super::summary::{LineNumbers, TroubleCount};
 use super::terminal::{Manner, Terminal};
 use crate::apply::RunNames;
-use crate::report::{Report, Silent};
+use crate::report::{Phase, Report, Silent};
 use crate::root::{Place, StateHome};
-use crate::sync::{self, Outcome, Request, Site, SyncError};
-use crate::transport::{Line, LineError, LineLimits, Remote, RemoteCommand, Traffic};
+use crate::sync::{self, Keeping, Outcome, Request, Site, SyncError};
+use crate::transport::{Compression, Line, LineError, LineLimits, Remote, RemoteCommand, Traffic};
 
 /// How long the remote shell may take to end once the line is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take after a sync that has succeeded: the other end remembers what was agreed,
+/// and holds its lock until then.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(600);
+/// From when on a person should see what is waited for.
+const WORTH_SHOWING: Duration = Duration::from_millis(500);
 
 /// Writes to standard output. Whoever closed it does not want to hear more.
 pub(super) fn print_out(text: &str) {
@@ -95,15 +100,30 @@ impl Voice {
         }
     }
 
-    fn end(&self, result: &Result<(Outcome, LineNumbers), Failed>, exit: Exit) {
-        match (self, result) {
-            (Voice::Terminal(terminal), Ok((outcome, line))) => terminal.summary(outcome, *line),
-            (Voice::Terminal(terminal), Err(failed)) => {
-                terminal.clear();
+    /// Says what the run came to, and with which exit code it will end.
+    fn summary(&self, outcome: &Outcome, line: LineNumbers) -> Exit {
+        let exit = exit_of(outcome, self.troubles());
+        match self {
+            Voice::Terminal(terminal) => terminal.summary(outcome, line),
+            Voice::Json(json) => json.summary(outcome, line, exit),
+        }
+        exit
+    }
+
+    fn failure(&self, failed: &Failed) {
+        self.clear();
+        match self {
+            Voice::Terminal(_) => {
                 let _ = writeln!(std::io::stderr(), "psync: {}", failed.text);
             }
-            (Voice::Json(json), Ok((outcome, line))) => json.summary(outcome, *line, exit),
-            (Voice::Json(json), Err(failed)) => json.error(&failed.text, exit),
+            Voice::Json(json) => json.error(&failed.text, failed.exit),
+        }
+    }
+
+    /// Takes away what shows that something goes on.
+    fn clear(&self) {
+        if let Voice::Terminal(terminal) = self {
+            terminal.clear();
         }
     }
 }
@@ -135,12 +155,11 @@ pub(super) fn run(options: &Options) -> Exit {
     if result.as_ref().is_err_and(|failed| failed.again) {
         result = attempt(options, &voice);
     }
-    let exit = match &result {
-        Err(failed) => failed.exit,
-        Ok((outcome, _)) => exit_of(outcome, voice.troubles()),
-    };
-    voice.end(&result, exit);
-    exit
+    voice.clear();
+    result.unwrap_or_else(|failed| {
+        voice.failure(&failed);
+        failed.exit
+    })
 }
 
 fn exit_of(outcome: &Outcome, troubles: TroubleCount) -> Exit {
@@ -155,25 +174,32 @@ fn exit_of(outcome: &Outcome, troubles: TroubleCount) -> Exit {
     }
 }
 
-fn attempt(options: &Options, voice: &Voice) -> Result<(Outcome, LineNumbers), Failed> {
+fn attempt(options: &Options, voice: &Voice) -> Result<Exit, Failed> {
     let started = Instant::now();
     let ground = Ground::prepare(options)?;
+    // Told as soon as the line is closed: nobody waits for what is only remembered then.
+    let tell = |outcome: &Outcome, traffic: &Traffic| {
+        let line = LineNumbers {
+            sent: traffic.sent(),
+            received: traffic.received(),
+            by_purpose: traffic.by_purpose(),
+            turns: traffic.turns(),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        voice.summary(outcome, line)
+    };
     let result = match &options.other {
-        Endpoint::Local(other) => with_local(options, other, &ground, voice),
-        Endpoint::Remote { host, path } => with_remote(options, host, path, &ground, voice),
+        Endpoint::Local(other) => with_local(options, other, &ground, voice, &tell),
+        Endpoint::Remote { host, path } => with_remote(options, host, path, &ground, voice, &tell),
     };
     if result.is_err() || options.dry_run {
         ground.undo();
     }
-    let (outcome, traffic) = result?;
-    let line = LineNumbers {
-        sent: traffic.sent(),
-        received: traffic.received(),
-        turns: traffic.turns(),
-        seconds: started.elapsed().as_secs_f64(),
-    };
-    Ok((outcome, line))
+    result
 }
+
+/// Tells what a run came to, and gives its exit code.
+type Tell<'a> = &'a dyn Fn(&Outcome, &Traffic) -> Exit;
 
 /// This side's directory, made if it was missing and may be.
 struct Ground<'a> {
@@ -209,20 +235,24 @@ impl Ground<'_> {
     }
 }
 
-fn request(options: &Options, location: String, level: Option<i32>) -> Request {
+fn request(options: &Options, location: String, compression: Compression) -> Request {
     Request {
         flow: options.flow,
         dry_run: options.dry_run,
         filters: options.filters.clone(),
         delete_limit: options.delete_limit,
-        home: state_home(options.state_dir.clone()),
+        keeping: keeping(options),
         location,
-        level,
+        compression,
         names: run_names(),
     }
 }
 
-fn state_home(given: Option<PathBuf>) -> StateHome {
+fn keeping(options: &Options) -> Keeping {
+    Keeping { home: state_home(options.state_dir.clone()), store: options.store }
+}
+
+pub(super) fn state_home(given: Option<PathBuf>) -> StateHome {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
     let user = std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
@@ -252,24 +282,27 @@ fn with_local(
     other: &Path,
     ground: &Ground<'_>,
     voice: &Voice,
-) -> Result<(Outcome, Arc<Traffic>), Failed> {
-    let request_for = |location| request(options, location, None);
+    tell: Tell<'_>,
+) -> Result<Exit, Failed> {
+    let request_for = |location| request(options, location, Compression::Off);
     let must_exist = ground.made || options.flow == Flow::ToInitiator || !options.local.exists();
     let (here, there) = Line::pair(limits(options)).map_err(SyncError::from)?;
     let traffic = here.traffic().clone();
-    let home = state_home(options.state_dir.clone());
+    let keeping = keeping(options);
     std::thread::scope(|scope| {
         let names = run_names();
-        let responder =
-            scope.spawn(move || sync::respond(other, must_exist, there, &home, names, &Silent));
-        let result = open_and_initiate(options, here, voice, || {
+        let off = Compression::Off;
+        let responder = scope
+            .spawn(move || sync::respond(other, must_exist, off, there, &keeping, names, &Silent));
+        let told = |outcome: &Outcome| tell(outcome, &traffic);
+        let result = open_and_initiate(options, here, voice, told, || {
             let place =
                 Place::of(other).map(|place| place.path).unwrap_or_else(|_| other.to_path_buf());
             request_for(String::from_utf8_lossy(place.as_os_str().as_bytes()).into_owned())
         });
         // Its errors have come over the line.
         let _ = responder.join();
-        result.map(|outcome| (outcome, traffic)).map_err(Failed::from)
+        result.map_err(Failed::from)
     })
 }
 
@@ -277,11 +310,17 @@ fn open_and_initiate(
     options: &Options,
     line: Line,
     voice: &Voice,
+    tell: impl Fn(&Outcome) -> Exit,
     request: impl Fn() -> Request,
-) -> Result<Outcome, SyncError> {
+) -> Result<Exit, SyncError> {
     let request = request();
-    let mut site = Site::open(&options.local, &request.home)?;
-    sync::initiate(&mut site, line, &request, voice.report())
+    let mut site = Site::open(&options.local, &request.keeping)?;
+    let outcome = sync::initiate(&mut site, line, &request, voice.report())?;
+    let exit = tell(&outcome);
+    if !options.dry_run {
+        sync::remember(&mut site, voice.report());
+    }
+    Ok(exit)
 }
 
 fn with_remote(
@@ -290,30 +329,36 @@ fn with_remote(
     path: &str,
     ground: &Ground<'_>,
     voice: &Voice,
-) -> Result<(Outcome, Arc<Traffic>), Failed> {
+    tell: Tell<'_>,
+) -> Result<Exit, Failed> {
     let command = RemoteCommand {
         rsh: options.rsh.clone(),
         host: host.to_string(),
         program: options.program.clone(),
         path: path.to_string(),
         must_exist: ground.made || options.flow == Flow::ToInitiator,
+        compression: options.compression,
+        store: options.store,
     };
-    let (remote, input, output) = command.spawn().map_err(|error| Failed {
+    let (mut remote, input, output) = command.spawn().map_err(|error| Failed {
         text: error.to_string(),
         exit: Exit::Start,
         again: false,
     })?;
     let line = Line::new(input, output, limits(options)).map_err(SyncError::from)?;
     let traffic = line.traffic().clone();
-    let level = options.compress.then_some(sync::LEVEL);
-    let result = open_and_initiate(options, line, voice, || {
-        request(options, format!("{host}:{path}"), level)
+    let told = |outcome: &Outcome| tell(outcome, &traffic);
+    let result = open_and_initiate(options, line, voice, told, || {
+        request(options, format!("{host}:{path}"), options.compression)
     });
     let silent = traffic.received() == 0;
     match result {
-        Ok(outcome) => {
-            remote.end(PATIENCE);
-            Ok((outcome, traffic))
+        Ok(exit) => {
+            if !remote.ends_within(WORTH_SHOWING) {
+                voice.report().phase(Phase::Waiting);
+                remote.end(MEMORY_PATIENCE);
+            }
+            Ok(exit)
         }
         Err(error) => Err(explain(error, remote, host, options, silent)),
     }
@@ -394,8 +439,9 @@ pub(super) fn serve(server: &Server) -> Exit {
     match sync::respond(
         &server.path,
         server.must_exist,
+        server.compression,
         line,
-        &state_home(None),
+        &Keeping { home: state_home(None), store: server.store },
         run_names(),
         &Silent,
     ) {

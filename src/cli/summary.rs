@@ -3,6 +3,7 @@
 use psync_protocol::Role;
 
 use crate::report::{Action, Deed, Kind, TroubleKind};
+use crate::transport::Purpose;
 
 /// Numbers of one kind of action.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,10 +86,12 @@ impl TroubleCount {
 }
 
 /// What crossed the line, and how long it took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct LineNumbers {
     pub(super) sent: u64,
     pub(super) received: u64,
+    /// The same bytes by what they were for: sent, received.
+    pub(super) by_purpose: [(Purpose, u64, u64); Purpose::ALL.len()],
     pub(super) turns: u64,
     pub(super) seconds: f64,
 }

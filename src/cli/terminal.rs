@@ -146,6 +146,12 @@ impl Terminal {
         self.say(&format!("entries on {}: {}", self.name(Role::Responder), outcome.entries.1));
         self.say(&format!("bytes sent: {}", line.sent));
         self.say(&format!("bytes received: {}", line.received));
+        for (purpose, sent, received) in line.by_purpose {
+            let name = purpose.name().replace('_', " ");
+            if sent + received > 0 {
+                self.say(&format!("  {name}: {sent} sent, {received} received"));
+            }
+        }
         self.say(&format!("turns of the line: {}", line.turns));
         self.say(&format!("seconds: {:.2}", line.seconds));
     }
@@ -212,6 +218,9 @@ impl Report for Terminal {
                 Some(bytes),
                 "",
             ),
+            Phase::Remembering { bytes } => {
+                self.show("remembering [{bar:24}] {bytes}/{total_bytes} {elapsed}", Some(bytes), "")
+            }
         }
     }
 

@@ -61,3 +61,38 @@ fn decompress_into(content: &mut Vec<u8>, prefix: &[u8], frame: &[u8]) -> SafeRe
     context.ref_prefix(prefix)?;
     context.decompress(content, frame)
 }
+
+/// How every frame of [`compress`] begins: a descriptor that claims nothing, and the window's size, of
+/// which decompression in one step makes no use.
+const HEADER_LEN: usize = 2;
+
+/// Stands in for the header on the receiving side: no options, a window of 128 MiB.
+const HEADER: [u8; HEADER_LEN] = [0, (27 - 10) << 3];
+
+/// As [`compress`], but without the frame's header, which says nothing that is not known.
+///
+/// # Errors
+///
+/// As [`compress`].
+pub(super) fn compress_bare(
+    prefix: &[u8],
+    content: &[u8],
+    level: i32,
+) -> Result<Vec<u8>, DeltaError> {
+    let mut frame = compress(prefix, content, level)?;
+    frame.drain(..HEADER_LEN);
+    Ok(frame)
+}
+
+/// Decompresses what [`compress_bare`] made of `len` bytes.
+///
+/// # Errors
+///
+/// As [`decompress`].
+pub(super) fn decompress_bare(
+    prefix: &[u8],
+    bare: &[u8],
+    len: usize,
+) -> Result<Vec<u8>, DeltaError> {
+    decompress(prefix, &[&HEADER, bare].concat(), len)
+}

@@ -1,4 +1,7 @@
-//! Carries a file to a peer that holds another version of it, when neither side knows the other's.
+//! Carries a file to a peer that holds another version of it.
+//!
+//! If the sender knows the old content in full, it makes a patch: [`patch_all`], or [`ExactEncoder`] for
+//! large contents. If not:
 //!
 //! 1. The receiver cuts its old file into blocks and sends a short hash of each: [`SignatureBuilder`].
 //! 2. The sender searches its new file for these blocks with a rolling hash ([`Signature`],
@@ -16,16 +19,21 @@
 //! itself is the only thing that grows, to about [`params::SIGNATURE_TARGET`] bytes on the line. Nothing
 //! that the peer sends can cause a panic, unbounded memory or more than linear work.
 //!
-//! Read `hash`, then `search`, then `encode`.
+//! Read `align`, `patch` and `exact`; then `hash`, `search`, `encode`.
 
+mod align;
 mod batch;
 mod decode;
 mod encode;
+mod exact;
 mod frame;
 mod hash;
+mod number;
 pub mod params;
+mod patch;
 mod search;
 mod signature;
+mod step;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -34,7 +42,12 @@ use std::io;
 
 pub use decode::{Decoder, ReadOld, WriteNew};
 pub use encode::Encoder;
+pub use exact::{ExactDecoder, ExactEncoder, Segment};
 pub use params::Params;
+pub use patch::{
+    BATCH_TARGET, Base, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch,
+    patch_all, patch_level,
+};
 pub use signature::{Signature, SignatureBuilder};
 
 /// Most fresh bytes in one [`Op`]: with its pieces it then fits into a frame of 1 MiB, compressed or not.
@@ -135,6 +148,12 @@ pub enum DeltaError {
     /// A frame is damaged, or was made with another context.
     #[error("cannot decompress: {0}")]
     Decompress(&'static str),
+    /// A patch is for more bytes than [`PATCH_MAX`].
+    #[error("a patch for {0} bytes is too large")]
+    PatchSize(usize),
+    /// A patch is damaged, or was made for other contents.
+    #[error("the patch is damaged: {0}")]
+    Patch(&'static str),
     /// The old file could not be read, or the new one not written.
     #[error(transparent)]
     Io(#[from] io::Error),

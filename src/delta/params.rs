@@ -29,6 +29,12 @@ pub const SIGNATURE_TARGET: u64 = 3 << 19;
 /// lengths are powers of two, so that an edit in one page spoils no block of the next.
 const PAGE_FRACTION: u32 = 512;
 
+/// Contents below this, in bytes, have the shortest blocks in the cache.
+const SMALL: u64 = 1 << 20;
+
+/// Bytes of a hash in the cache.
+const CACHE_HASH_LEN: u8 = 5;
+
 /// A hash has so many bits more than the number of blocks has.
 const MARGIN_BITS: u32 = 4;
 
@@ -63,6 +69,33 @@ impl Params {
             }
             block_len *= 2;
         }
+    }
+
+    /// Parameters for hashes that the sender keeps on its disk, of a content of `old_len` bytes.
+    ///
+    /// They cost no bytes on the line: so blocks are small, and hashes so long that one block found
+    /// anywhere is evidence enough in contents up to some 500 KB. The hashes of a small content take 8 % of
+    /// it, those of a large one 1 % or less, and never more than 10 MiB.
+    ///
+    /// At most one content in 2^6 is rebuilt wrongly because of blocks found where they are not due, as
+    /// `search` sees to for every length of hash; for one of 10 KB it is one in 2^19. A block that is due
+    /// and differs is taken for equal with probability 2^-39.
+    pub fn for_cache(old_len: u64, seed: u64) -> Self {
+        let least = if old_len < SMALL { MIN_BLOCK_LEN } else { PAGE_FRACTION };
+        Self { hash_len: CACHE_HASH_LEN, ..Self::at_most_2_to_21_blocks(old_len, least, seed) }
+    }
+
+    /// Parameters for hashes that the sender makes of an old content of `old_len` bytes that it can read.
+    /// A match by chance makes a patch longer, not wrong.
+    pub fn for_sender(old_len: u64, seed: u64) -> Self {
+        Self::at_most_2_to_21_blocks(old_len, 2 * MIN_BLOCK_LEN, seed)
+    }
+
+    /// Hashes of full length of blocks that are short, but no more than fit into 50 MB of memory with
+    /// their index, as long as blocks can grow.
+    fn at_most_2_to_21_blocks(old_len: u64, least: u32, seed: u64) -> Self {
+        let fewest = old_len.div_ceil(1 << 21).next_power_of_two().min(MAX_BLOCK_LEN.into());
+        Self { block_len: least.max(fewest as u32), hash_len: MAX_HASH_LEN, seed }
     }
 
     /// Checks parameters that came from the peer.

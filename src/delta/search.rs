@@ -248,7 +248,7 @@ impl<'s> Search<'s> {
         let trials = self.searched.saturating_mul(self.signature.layout().full_blocks);
         let needed = u64::BITS - trials.leading_zeros() + MARGIN_BITS;
         let hashes = needed.div_ceil(self.signature.hasher().bits()) as usize;
-        self.confirmations = hashes.saturating_sub(1).clamp(1, MAX_CONFIRMATIONS);
+        self.confirmations = hashes.saturating_sub(1).min(MAX_CONFIRMATIONS);
     }
 
     fn hash(&mut self, bytes: &[u8]) -> u64 {

@@ -227,6 +227,11 @@ impl Layout {
         }
     }
 
+    /// Bytes in the file.
+    pub(super) fn len(&self) -> usize {
+        self.full_blocks as usize * self.block_len + self.tail_len
+    }
+
     /// Number of blocks, a tail included.
     pub(super) fn blocks(&self) -> u64 {
         self.full_blocks + u64::from(self.tail_len > 0)

@@ -1,6 +1,8 @@
 //! The module as its users see it: what goes in at one end comes out at the other.
 
+mod exact;
 mod hostile;
+mod patch;
 
 use std::io;
 
@@ -8,6 +10,9 @@ use proptest::prelude::*;
 
 use super::params::{MAX_BLOCK_LEN, MAX_HASH_LEN, MIN_BLOCK_LEN, SIGNATURE_TARGET};
 use super::*;
+
+/// Below this, hashes in the cache may take more than a hundredth of the file.
+const SMALL_FILE: u64 = 1 << 20;
 
 /// Shorter than the product allows, so that small inputs have many blocks.
 const BLOCK: u32 = 16;
@@ -277,6 +282,18 @@ fn a_signature_stays_small_up_to_hundreds_of_gigabytes() {
                 assert!(params.signature_len(old_len) <= SIGNATURE_TARGET, "{old_len} bytes");
             }
         }
+    }
+}
+
+#[test]
+fn cached_hashes_take_one_percent_of_large_files_and_ten_mebibytes_at_most() {
+    for shift in 0..40 {
+        let old_len = 1u64 << shift;
+        let params = Params::for_cache(old_len, 1);
+        let bytes = params.signature_len(old_len);
+        assert!(old_len < SMALL_FILE || bytes * 100 <= old_len, "{bytes} for {old_len}");
+        assert!(bytes <= 10 << 20, "{bytes} for {old_len}");
+        assert_eq!(Params::from_wire(params.block_len(), params.hash_len(), 1).unwrap(), params);
     }
 }
 

@@ -2,10 +2,15 @@
 //! peer. All of a run's changes to it are made in few transactions, each after the files that it
 //! speaks of are durable.
 
+mod blocks;
 mod open;
 mod peers;
 mod rows;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
+pub use blocks::{BlockHashes, Remembered, SharedFile};
 pub use open::{Lock, OpenError, SetAside};
 pub use peers::Peer;
 pub use rows::Known;

@@ -18,7 +18,8 @@ const LOCK: &str = "lock";
 
 /// Each entry takes the database from the format of its place to the next; the first makes format
 /// 1 from nothing. Entries are never changed once released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE versions(id INTEGER PRIMARY KEY, pairs BLOB NOT NULL UNIQUE);
     CREATE TABLE entries(
@@ -43,7 +44,22 @@ const MIGRATIONS: &[&str] = &["
     ) WITHOUT ROWID;
     CREATE TABLE places(location TEXT PRIMARY KEY, replica BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE pending(replica BLOB, path BLOB, PRIMARY KEY(replica, path)) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE lines(
+        replica BLOB PRIMARY KEY, sending INTEGER, receiving INTEGER
+    ) WITHOUT ROWID;
+",
+    "
+    ALTER TABLE entries ADD COLUMN remembered INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX entries_to_remember ON entries(remembered)
+        WHERE kind = 2 AND shared = 1 AND remembered < 2;
+    CREATE TABLE blocks(
+        hash BLOB NOT NULL UNIQUE, block_len INTEGER NOT NULL, hash_len INTEGER NOT NULL,
+        seed INTEGER NOT NULL, len INTEGER NOT NULL, packed BLOB NOT NULL
+    );
+",
+];
 
 /// Why an index cannot be opened.
 #[derive(Debug, Error)]

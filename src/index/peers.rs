@@ -82,6 +82,34 @@ impl Index {
         Ok(())
     }
 
+    /// How fast the line to a replica was: from here to there and back, in KiB a second, where that
+    /// is known.
+    pub fn line_rates(&self, replica: ReplicaId) -> Result<(Option<u64>, Option<u64>), IndexError> {
+        let mut statement =
+            self.db.prepare_cached("SELECT sending, receiving FROM lines WHERE replica = ?1")?;
+        let rates = statement.query_row([replica.0], |row| {
+            let rate = |at| {
+                Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(|rate| rate as u64))
+            };
+            Ok((rate(0)?, rate(1)?))
+        });
+        Ok(rates.optional()?.unwrap_or_default())
+    }
+
+    /// Records how fast the line to a replica is.
+    pub fn put_line_rates(
+        &mut self,
+        replica: ReplicaId,
+        (sending, receiving): (Option<u64>, Option<u64>),
+    ) -> Result<(), IndexError> {
+        let value = |rate: Option<u64>| rate.map(|rate| rate.min(i64::MAX as u64) as i64);
+        self.db.execute(
+            "INSERT OR REPLACE INTO lines(replica, sending, receiving) VALUES(?1, ?2, ?3)",
+            (replica.0, value(sending), value(receiving)),
+        )?;
+        Ok(())
+    }
+
     /// The paths that are pending between us and a peer.
     pub fn pending(&self, replica: ReplicaId) -> Result<Vec<RelPath>, IndexError> {
         let mut statement =

@@ -79,8 +79,29 @@ enum Table {
     Intents,
 }
 
-const COLUMNS: &str = "path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version, \
-                       sequence, inode, agreed_mode, shared, deleted_at, hash, base, target";
+/// The columns of a [`Stored`]. Whatever a table has besides takes its default when a row is
+/// written: so a row that changes is not remembered any more.
+macro_rules! columns {
+    () => {
+        "path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version, \
+         sequence, inode, agreed_mode, shared, deleted_at, hash, base, target"
+    };
+}
+
+const COLUMNS: &str = columns!();
+
+/// The statement that writes a row into a table.
+macro_rules! write_into {
+    ($table:literal) => {
+        concat!(
+            "INSERT OR REPLACE INTO ",
+            $table,
+            "(",
+            columns!(),
+            ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)"
+        )
+    };
+}
 
 impl Index {
     /// Loads what a scan compares with.
@@ -158,10 +179,7 @@ impl Index {
 
     /// Every live regular file with its size and hash: where a content may be found that is
     /// already here.
-    pub fn files(
-        &mut self,
-        mut each: impl FnMut(&[u8], u64, ContentHash),
-    ) -> Result<(), IndexError> {
+    pub fn files(&self, mut each: impl FnMut(&[u8], u64, ContentHash)) -> Result<(), IndexError> {
         let mut statement =
             self.db.prepare_cached("SELECT path, size, hash FROM entries WHERE kind = 2")?;
         let mut rows = statement.query([])?;
@@ -262,8 +280,8 @@ impl Index {
             Content::Symlink { target, hash } => (3, 0, Some(hash.0), Some(&**target)),
         };
         let mut statement: CachedStatement<'_> = self.db.prepare_cached(match table {
-            Table::Entries => "INSERT OR REPLACE INTO entries VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
-            Table::Intents => "INSERT OR REPLACE INTO intents VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
+            Table::Entries => write_into!("entries"),
+            Table::Intents => write_into!("intents"),
         })?;
         statement.execute(rusqlite::params![
             row.path.as_bytes(),

@@ -30,14 +30,26 @@ pub struct Terms<'a> {
     pub first_contact: bool,
 }
 
-/// Answers `stated`. `own` looks up this end's row and access for a path; `news` are the rows that
-/// the initiator has not heard of yet.
-pub fn answer<E>(
+/// What the responder has.
+pub trait Own {
+    /// What keeps it from looking.
+    type Error;
+
+    /// Its row at the path of a row that the initiator states, and whether it can take part there.
+    fn row(&mut self, row: &Row<Check>) -> Result<(Option<Stored>, LocalAccess), Self::Error>;
+
+    /// Whether a file with this content (a check under the initiator's key) stands anywhere here.
+    fn has(&mut self, content: Check) -> Result<bool, Self::Error>;
+}
+
+/// Answers `stated`, given what this end has; `news` are the rows that the initiator has not heard
+/// of yet.
+pub fn answer<O: Own>(
     stated: &[Row<Check>],
     news: Vec<Stored>,
     terms: Terms<'_>,
-    mut own: impl FnMut(&Row<Check>) -> Result<(Option<Stored>, LocalAccess), E>,
-) -> Result<Answered, E> {
+    own: &mut O,
+) -> Result<Answered, O::Error> {
     let mut rows: BTreeMap<RelPath, Row<Check>> = news
         .into_iter()
         .map(|stored| (stored.row.path.clone(), stored.row.stated(terms.our_key)))
@@ -45,7 +57,7 @@ pub fn answer<E>(
     let mut marks = Vec::with_capacity(stated.len());
     let mut needed = HashSet::new();
     for row in stated {
-        let (stored, access) = own(row)?;
+        let (stored, access) = own.row(row)?;
         if access == LocalAccess::Blind {
             // It stays for now, and so do the directories that it is in.
             needed.extend(row.path.ancestors());
@@ -54,6 +66,10 @@ pub fn answer<E>(
             LocalAccess::Ignored => Mark::Ignored,
             LocalAccess::Blind => Mark::Unusable,
             LocalAccess::Open => mark(row, stored.as_ref(), terms),
+        };
+        let at_hand = match mark {
+            Mark::Behind => at_hand(row, stored.as_ref(), terms, own)?,
+            _ => mark.clone(),
         };
         match (&mark, stored) {
             (Mark::Behind, Some(stored)) if must_state(row, &stored, terms) => {
@@ -66,24 +82,24 @@ pub fn answer<E>(
                 rows.remove(&row.path);
             }
         }
-        marks.push(mark);
+        marks.push(at_hand);
     }
     needed.extend(
         rows.values().filter(|row| row.content.is_live()).flat_map(|row| row.path.ancestors()),
     );
-    state_needed_directories(stated, &needed, terms, &mut own, &mut rows)?;
+    state_needed_directories(stated, &needed, terms, own, &mut rows)?;
     Ok(Answered { marks, rows: rows.into_values().collect() })
 }
 
 /// Where the initiator would take a directory away in which something of this end lives on, it has
 /// to see the directory.
-fn state_needed_directories<E>(
+fn state_needed_directories<O: Own>(
     stated: &[Row<Check>],
     needed: &HashSet<RelPath>,
     terms: Terms<'_>,
-    own: &mut impl FnMut(&Row<Check>) -> Result<(Option<Stored>, LocalAccess), E>,
+    own: &mut O,
     rows: &mut BTreeMap<RelPath, Row<Check>>,
-) -> Result<(), E> {
+) -> Result<(), O::Error> {
     if needed.is_empty() {
         return Ok(());
     }
@@ -91,11 +107,31 @@ fn state_needed_directories<E>(
         !matches!(row.content, Content::Directory) && needed.contains(&row.path)
     };
     for row in stated.iter().filter(lost) {
-        if let (Some(stored), LocalAccess::Open) = own(row)? {
+        if let (Some(stored), LocalAccess::Open) = own.row(row)? {
             rows.entry(row.path.clone()).or_insert_with(|| stored.row.stated(terms.our_key));
         }
     }
     Ok(())
+}
+
+/// What of use for a newer file is here: the initiator may then send its content unasked.
+fn at_hand<O: Own>(
+    row: &Row<Check>,
+    stored: Option<&Stored>,
+    terms: Terms<'_>,
+    own: &mut O,
+) -> Result<Mark, O::Error> {
+    if !matches!(row.content, Content::File { .. }) {
+        return Ok(Mark::Behind);
+    }
+    let live = stored.filter(|stored| stored.row.content.is_live());
+    let here = live.and_then(|live| live.row.stated(terms.their_key).content.fingerprint());
+    Ok(match row.base {
+        Some(base) if here == Some(base) => Mark::OnBase,
+        Some(base) if live.is_none() && own.has(base)? => Mark::OnBase,
+        _ if live.is_none() => Mark::Absent,
+        _ => Mark::Behind,
+    })
 }
 
 fn mark(row: &Row<Check>, stored: Option<&Stored>, terms: Terms<'_>) -> Mark {

@@ -5,7 +5,7 @@ mod answer;
 mod fold;
 mod tree;
 
-pub use answer::{Answered, Terms, answer};
+pub use answer::{Answered, Own, Terms, answer};
 pub use fold::{Folded, fold, room, unfold};
 #[cfg(test)]
 pub(crate) use tree::plain_from;

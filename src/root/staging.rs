@@ -93,6 +93,19 @@ impl Staging {
         Ok((File::from(file), Staged { name }))
     }
 
+    /// A staged file, to be read.
+    pub fn reopen(&self, staged: &Staged) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(&self.stage, &staged.name, flags, Mode::empty())?))
+    }
+
+    /// What stood at a path and went to the trash in this run, to be read.
+    pub fn open_trashed(&self, run: &str, path: &RelPath) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let place = [run.as_bytes(), path.as_bytes()].join(&b'/');
+        Ok(File::from(open_below(&self.trash, &place, flags, Mode::empty())?))
+    }
+
     /// A symlink in the stage.
     pub fn create_link(&self, target: &[u8], mtime: Time) -> io::Result<Staged> {
         let name = self.fresh_name();

@@ -1,14 +1,22 @@
 //! Carrying out a plan, the same for both ends: flights of contents and wants by turns.
 
 use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want};
-use psync_protocol::session::{Agreement, Event, Heard, Listening, Next, Talking};
+use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
 use psync_protocol::{Message, Role};
 
-use super::send::{self, Signed};
-use super::{Site, SyncError};
+use super::send::{Means, Out, Sending, Signed};
+use super::{OldContents, Site, SyncError};
 use crate::apply::{Applier, Keys, RunNames, Tools};
+use crate::delta::Effort;
+use crate::index::Index;
 use crate::report::{Report, Trouble, TroubleKind};
-use crate::transport::Line;
+use crate::store::Store;
+use crate::transport::{Line, Rates};
+
+/// Below this rate of the line, in KiB a second, a byte is worth any work of the processor (about
+/// 4 Mbit/s); from the other one on (about 100 Mbit/s), hardly any.
+const SLOW: u64 = 500;
+const FAST: u64 = 12_000;
 
 /// What both ends said in the end.
 #[derive(Debug)]
@@ -29,6 +37,11 @@ pub(super) struct Worker<'a> {
     agreement: &'a Agreement,
     role: Role,
     report: &'a dyn Report,
+    store: Option<&'a mut Store>,
+    /// Whether this end may send in its next flight what it has not been asked for.
+    gives: bool,
+    /// Whether it has sent contents in an earlier flight.
+    has_sent: bool,
     /// What the peer wants in the next flight.
     wanted: Vec<Signed>,
     ours: Option<Done>,
@@ -51,6 +64,7 @@ impl<'a> Worker<'a> {
         names: RunNames,
         report: &'a dyn Report,
     ) -> Result<Worker<'a>, SyncError> {
+        let store = open_store(&mut site.old, &mut site.index, agreement, role, report)?;
         let tools =
             Tools { root: &site.root, staging: &site.staging, index: &mut site.index, report };
         let applier = Applier::new(tools, role, agreement, keys, names);
@@ -59,6 +73,9 @@ impl<'a> Worker<'a> {
             agreement,
             role,
             report,
+            store,
+            gives: role == Role::Initiator,
+            has_sent: false,
             wanted: Vec::new(),
             ours: None,
             theirs: None,
@@ -66,16 +83,7 @@ impl<'a> Worker<'a> {
     }
 
     fn talk(&mut self, line: &mut Line, mut talking: Talking) -> Result<After, SyncError> {
-        for signed in std::mem::take(&mut self.wanted) {
-            send::content(
-                line,
-                &mut talking,
-                &mut self.applier,
-                signed,
-                self.agreement,
-                self.report,
-            )?;
-        }
+        self.send_contents(line, &mut talking)?;
         if self.ours.is_none() {
             let mut failed = None;
             let wanted = self.applier.wants(|message| {
@@ -102,6 +110,29 @@ impl<'a> Worker<'a> {
             Next::Listen(listening) => After::Listen(listening),
             Next::Closed => After::Closed,
         })
+    }
+
+    fn send_contents(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
+        let wanted = std::mem::take(&mut self.wanted);
+        let gives = std::mem::take(&mut self.gives);
+        if wanted.is_empty() && !gives {
+            return Ok(());
+        }
+        let effort = patch_effort(&line.rates());
+        let means = Means {
+            out: Out { line, talking },
+            store: self.store.as_deref_mut(),
+            agreement: self.agreement,
+            report: self.report,
+            effort,
+            singly: std::mem::replace(&mut self.has_sent, true),
+        };
+        let mut sending = Sending::new(means, &mut self.applier);
+        sending.wanted(wanted)?;
+        if gives {
+            sending.given()?;
+        }
+        sending.finish()
     }
 
     fn finish(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
@@ -163,15 +194,31 @@ impl<'a> Worker<'a> {
                     signed.hashes.extend_from_slice(&piece);
                 }
             }
-            Event::File(index) => self.applier.file_begins(index)?,
+            Event::File(index) => self.applier.file_begins(index),
+            Event::Segment(segment) => self.applier.file_segment(segment),
+            Event::Against(against) => self.applier.file_against(against),
             Event::Literal(bytes) => self.applier.file_literal(&bytes),
             Event::Delta(delta) => self.applier.file_delta(delta),
             Event::FileEnd(hash) => self.applier.file_ends(hash)?,
+            Event::Patches(patches) => self.applier.patches_arrive(&patches),
+            Event::Proof(proof) => self.applier.proved(proof)?,
             Event::FileFailed(failure) => self.applier.file_failed(failure),
             Event::Done(done) => self.theirs = Some(done),
             Event::Problem(problem) => self.report.trouble(&remote_trouble(&problem)),
         }
         Ok(())
+    }
+
+    /// What the responder sent along with its rows, as if it had been asked for.
+    fn take_given(&mut self, given: Option<Given>) -> Result<(), SyncError> {
+        let Some(Given { mut patches, paths, proof }) = given else { return Ok(()) };
+        for (content, path) in patches.contents.iter_mut().zip(&paths) {
+            let index = self.agreement.paths.find(path);
+            content.index = index.map_or(u64::MAX, |index| index as u64);
+        }
+        self.applier.patches_arrive(&patches);
+        self.applier.proved(proof)?;
+        Ok(self.applier.flight_is_over()?)
     }
 
     fn go_on(mut self, line: &mut Line, mut after: After) -> Result<Closing, SyncError> {
@@ -198,11 +245,15 @@ pub(super) fn talk_first(
     line: &mut Line,
     plan: &[Message],
     talking: Talking,
+    given: Option<Given>,
 ) -> Result<Closing, SyncError> {
-    worker.applier.begin()?;
+    // The plan leaves first: the other end has work to do, too.
     for message in plan {
         line.send(message)?;
     }
+    line.flush()?;
+    worker.applier.begin()?;
+    worker.take_given(given)?;
     let after = worker.talk(line, talking)?;
     worker.go_on(line, after)
 }
@@ -217,6 +268,43 @@ pub(super) fn listen_first(
     worker.applier.begin()?;
     let after = worker.hear(listening, first)?;
     worker.go_on(line, after)
+}
+
+/// The store, if this end may have to send a file against its old content. What is wrong with it
+/// is told: here at the end that a person started, else in that one's next run.
+fn open_store<'a>(
+    old: &'a mut OldContents,
+    index: &mut Index,
+    agreement: &Agreement,
+    role: Role,
+    report: &dyn Report,
+) -> Result<Option<&'a mut Store>, SyncError> {
+    let stands = agreement.paths.iter();
+    let needed = stands.filter_map(|stand| stand.of(role)).any(|row| row.base.is_some());
+    if !needed {
+        return Ok(None);
+    }
+    let mut notes = Vec::new();
+    let store = old.open(index, &mut notes);
+    for note in notes {
+        match role {
+            Role::Initiator => {
+                let kind = note.kind.into();
+                report.trouble(&Trouble { on: role, path: note.path, kind, text: note.text });
+            }
+            Role::Responder => index.leave_note(&note.text)?,
+        }
+    }
+    Ok(store)
+}
+
+/// How much work patches are worth on a line, by what is known of the way from here.
+pub(super) fn patch_effort(rates: &Rates) -> Effort {
+    match rates.sending {
+        Some(rate) if rate < SLOW => Effort::Slow,
+        Some(rate) if rate >= FAST => Effort::Fast,
+        Some(_) | None => Effort::Usual,
+    }
 }
 
 /// A problem that the other end told.
@@ -234,7 +322,7 @@ pub(super) fn failure_trouble(on: Role, agreement: &Agreement, failure: &Failure
     let stand = usize::try_from(failure.index).ok().and_then(|at| agreement.paths.get(at));
     let kind = match failure.kind {
         FailureKind::Changed => TroubleKind::Changed,
-        FailureKind::System | FailureKind::Mismatch => TroubleKind::System,
+        FailureKind::System | FailureKind::Mismatch | FailureKind::NoBase => TroubleKind::System,
     };
     let path = stand.map(|stand| stand.path().as_bytes().to_vec()).unwrap_or_default();
     Trouble { on, path, kind, text: failure.text.clone() }

@@ -1,10 +1,8 @@
 //! The end that a person started: it speaks first, and it plans.
 
-use psync_protocol::message::{
-    Coverage, Demand, Flow, Hello, Statement, StreamCodec, Summary, Verdict,
-};
+use psync_protocol::message::{Coverage, Demand, Flow, Hello, Statement, Summary, Verdict};
 use psync_protocol::session::{
-    Agreement, AnswerStep, AwaitingAnswer, Deciding, Opening, Paths, Stating, Talking, Twin,
+    Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Stating, Talking, Twin,
 };
 use psync_protocol::{
     Check, ErrorCode, Message, ProtocolError, RelPath, ReplicaId, Role, Row, VERSION_MAX,
@@ -153,8 +151,10 @@ impl Initiator<'_> {
         let expected = self.site.index.peer_at(&self.request.location)?;
         let hello = self.hello(expected.as_ref());
         let opening = Opening::new(&hello);
-        let codec = hello.codec;
-        self.line.greet(&Message::Hello(hello), codec, self.request.level.unwrap_or_default())?;
+        if let Some(peer) = &expected {
+            self.line.remember(record::rates(&self.site.index, peer.replica)?);
+        }
+        self.line.greet(&Message::Hello(hello), self.request.compression)?;
         let stating = opening.greeted();
         let survey = self.scan(rules)?;
         // Only a peer that has seen this very scope is told changes alone.
@@ -179,7 +179,7 @@ impl Initiator<'_> {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
             features: 0,
-            codec: if self.request.level.is_some() { StreamCodec::Zstd } else { StreamCodec::Raw },
+            codec: self.request.compression.codec(),
             replica: self.site.index.replica(),
             index: self.site.index.index_id(),
             expected: expected.map(|peer| (peer.replica, peer.index_id)),
@@ -321,6 +321,7 @@ impl Initiator<'_> {
         relation: Relation,
     ) -> Result<Outcome, SyncError> {
         let statement = deciding.answer.statement.clone();
+        let given = deciding.answer.given.take();
         let paths = deciding.paths()?;
         if paths
             .iter()
@@ -379,7 +380,7 @@ impl Initiator<'_> {
         })?;
         let (messages, agreement, talking) =
             deciding.plan(paths, draft.decisions, counter, draft.extra)?;
-        let closing = self.carry_out(&messages, &agreement, talking, keys)?;
+        let closing = self.carry_out(&messages, &agreement, talking, keys, given)?;
         let peer = Peer {
             replica: welcome.replica,
             index_id: welcome.index,
@@ -398,6 +399,7 @@ impl Initiator<'_> {
             self.request.names.now,
         )?;
         self.site.index.put_place(&self.request.location, welcome.replica)?;
+        record::keep_rates(&mut self.site.index, welcome.replica, self.line.rates())?;
         outcome.carried_out = true;
         Ok(outcome)
     }
@@ -459,6 +461,7 @@ impl Initiator<'_> {
         agreement: &Agreement,
         talking: Talking,
         keys: Keys,
+        given: Option<Given>,
     ) -> Result<Closing, SyncError> {
         let worker = Worker::new(
             self.site,
@@ -469,7 +472,7 @@ impl Initiator<'_> {
             self.report,
         )?;
         let plan: Vec<Message> = self.before_plan.drain(..).chain(plan.iter().cloned()).collect();
-        let closing = exchange::talk_first(worker, self.line, &plan, talking)?;
+        let closing = exchange::talk_first(worker, self.line, &plan, talking, given)?;
         for (on, done) in [(Role::Initiator, &closing.ours), (Role::Responder, &closing.theirs)] {
             for failure in &done.failures {
                 self.report.trouble(&exchange::failure_trouble(on, agreement, failure));

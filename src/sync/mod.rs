@@ -4,16 +4,21 @@
 //! rows; the initiator plans; both carry out their part (`exchange`) and record what they know
 //! of each other.
 
+mod config;
 mod exchange;
 mod initiator;
 mod record;
+mod remember;
 mod responder;
 mod send;
 mod site;
+pub mod store;
 
+pub use config::{Budget, Config, ConfigError, StoreConfig};
 pub use initiator::{Outcome, initiate};
+pub use remember::remember;
 pub use responder::respond;
-pub use site::{Site, random};
+pub use site::{OldContents, Site, random};
 
 use std::io;
 use std::path::PathBuf;
@@ -27,10 +32,16 @@ use crate::index::{IndexError, OpenError};
 use crate::reconcile::{DeleteLimit, Tripped};
 use crate::root::StateHome;
 use crate::scan::{BadPattern, ScanError};
-use crate::transport::LineError;
+use crate::transport::{Compression, LineError};
 
-/// zstd level of the line's stream where nobody says otherwise.
-pub const LEVEL: i32 = 6;
+/// What an end keeps beside its tree, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Keeping {
+    /// Where state lives.
+    pub home: StateHome,
+    /// Whether this run uses and fills the store of old contents.
+    pub store: bool,
+}
 
 /// What a person asked for.
 #[derive(Debug, Clone)]
@@ -43,12 +54,12 @@ pub struct Request {
     pub filters: Vec<Filter>,
     /// Most deletions on a side.
     pub delete_limit: DeleteLimit,
-    /// Where state lives.
-    pub home: StateHome,
+    /// Where state lives, and what is kept there.
+    pub keeping: Keeping,
     /// Where the other end is, as this replica remembers it.
     pub location: String,
-    /// zstd level of the line; none: as it is.
-    pub level: Option<i32>,
+    /// How what this end sends is compressed.
+    pub compression: Compression,
     /// The names of this run.
     pub names: RunNames,
 }
@@ -80,6 +91,9 @@ pub enum SyncError {
         /// What is wrong.
         error: OpenError,
     },
+    /// The configuration of the root makes no sense.
+    #[error(transparent)]
+    Config(ConfigError),
     /// The root cannot be written, and something has to be.
     #[error("{path}: the root is read-only, and the other side's changes have to come here; --mirror push sends it one way", path = .0.display())]
     ReadOnly(PathBuf),
@@ -184,7 +198,9 @@ impl SyncError {
     /// The number under which the other end hears of it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            SyncError::Root { .. } | SyncError::ReadOnly(_) => ErrorCode::Root,
+            SyncError::Root { .. } | SyncError::ReadOnly(_) | SyncError::Config(_) => {
+                ErrorCode::Root
+            }
             SyncError::OtherDirectory { .. } => ErrorCode::Guard,
             SyncError::Open { error: OpenError::Busy, .. } => ErrorCode::Busy,
             SyncError::State { .. } | SyncError::Open { .. } | SyncError::Index(_) => ErrorCode::Io,

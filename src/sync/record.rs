@@ -9,6 +9,7 @@ use super::exchange::Closing;
 use crate::index::{Index, IndexError, Peer};
 use crate::manifest::{LocalAccess, Stored};
 use crate::scan::Survey;
+use crate::transport::Rates;
 
 /// How the two ends stand to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,4 +100,22 @@ pub(super) fn conclude(
         index.forget_all_announced()?;
         index.put_peer(peer, now)
     })
+}
+
+/// How fast the line to a peer was last time.
+pub(super) fn rates(index: &Index, peer: ReplicaId) -> Result<Rates, IndexError> {
+    let (sending, receiving) = index.line_rates(peer)?;
+    Ok(Rates { sending, receiving })
+}
+
+/// Keeps how fast the line to a peer is, as far as the session has found out.
+pub(super) fn keep_rates(
+    index: &mut Index,
+    peer: ReplicaId,
+    rates: Rates,
+) -> Result<(), IndexError> {
+    if rates == Rates::default() {
+        return Ok(());
+    }
+    index.put_line_rates(peer, (rates.sending, rates.receiving))
 }

@@ -1,9 +1,12 @@
 //! The end that was started by the other: it answers, and checks what it is told against what it
 //! knows.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use psync_protocol::message::{Coverage, Demand, Flow, Hello, Statement, Tree, Verdict, Welcome};
+use psync_protocol::message::{
+    Coverage, Demand, Flow, Hello, Statement, StreamCodec, Tree, Verdict, Welcome,
+};
 use psync_protocol::session::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
     StatementStep, Twin, common_version,
@@ -12,69 +15,82 @@ use psync_protocol::{Check, CheckKey, Message, ProtocolError, RelPath, Role, Row
 
 use super::exchange::{self, Worker};
 use super::record::{self, Relation};
-use super::{Site, SyncError, random};
+use super::remember::remember_quietly;
+use super::send::given_with_rows;
+use super::{Keeping, Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
-use crate::index::Peer;
-use crate::manifest::{self, Answered, Outline, Stored, Terms};
+use crate::index::{Index, Peer};
+use crate::manifest::{self, Answered, LocalAccess, Outline, Stored, Terms};
 use crate::reconcile;
 use crate::report::Report;
-use crate::root::{Place, StateHome, places};
+use crate::root::{Place, places};
 use crate::scan::{self, Rules, Survey};
-use crate::transport::{Line, LineError};
+use crate::transport::{Compression, Line, LineError};
 
 /// Serves the root at `path` to whoever is at the other end of `line`, for one sync.
 ///
 /// A root that is missing is made, if the directory above it exists, unless it `must_exist`.
+/// `compression` is for what this end sends, if the other end wants any.
 pub fn respond(
     path: &Path,
     must_exist: bool,
+    compression: Compression,
     mut line: Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
 ) -> Result<(), SyncError> {
-    let result = serve(path, must_exist, &mut line, home, names, report);
+    let result = serve(path, must_exist, compression, &mut line, keeping, names, report);
     match &result {
-        Ok(()) => line.finish()?,
+        Ok(_) => line.finish()?,
         Err(SyncError::Line(
             LineError::Io(_)
             | LineError::Protocol(ProtocolError::Peer { .. } | ProtocolError::Ended(_)),
         )) => {}
         Err(error) => line.give_up(&error.to_message()),
     }
-    result
+    if let Some(mut site) = result? {
+        remember_quietly(&mut site, report);
+    }
+    Ok(())
 }
 
+/// What is left of the session: the site, if there may be something to remember.
 fn serve(
     path: &Path,
     must_exist: bool,
+    compression: Compression,
     line: &mut Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
-) -> Result<(), SyncError> {
+) -> Result<Option<Site>, SyncError> {
     let greeting = line.receive("waiting for a greeting")?;
     let (hello, awaiting) = AwaitingHello.receive(greeting)?;
     let rules = Rules::new(&hello.filters).map_err(SyncError::Filter)?;
     refuse_overlap(path, &hello)?;
     let made = !must_exist && Site::create_root(path)?;
     let dry_run = hello.dry_run;
-    let result = serve_root(path, line, home, names, report, (hello, awaiting, rules));
-    if made && (dry_run || result.is_err()) {
+    let compression = if hello.codec == StreamCodec::Raw { Compression::Off } else { compression };
+    let session = (hello, awaiting, rules);
+    let served = serve_root(path, compression, line, keeping, names, report, session)
+        .map(|site| (!dry_run).then_some(site));
+    if made && !matches!(served, Ok(Some(_))) {
         Site::remove_unused_root(path);
     }
-    result
+    served
 }
 
 fn serve_root(
     path: &Path,
+    compression: Compression,
     line: &mut Line,
-    home: &StateHome,
+    keeping: &Keeping,
     names: RunNames,
     report: &dyn Report,
     (hello, awaiting, rules): (Hello, AwaitingStatement, Rules),
-) -> Result<(), SyncError> {
-    let mut site = Site::open(path, home)?;
+) -> Result<Site, SyncError> {
+    let mut site = Site::open(path, keeping)?;
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
@@ -88,12 +104,14 @@ fn serve_root(
         outline: None,
         line,
         hello,
+        compression,
         survey,
         nonce,
         names,
         report,
     };
-    responder.run(awaiting)
+    responder.run(awaiting)?;
+    Ok(site)
 }
 
 /// Two roots on one machine may not be one, nor one in the other: seen before anything is made.
@@ -130,10 +148,40 @@ struct Responder<'a> {
     outline: Option<Outline>,
     line: &'a mut Line,
     hello: Hello,
+    compression: Compression,
     survey: Survey,
     nonce: [u8; 16],
     names: RunNames,
     report: &'a dyn Report,
+}
+
+/// What this end has, for the answer.
+struct Own<'a> {
+    index: &'a mut Index,
+    survey: &'a Survey,
+    key: &'a CheckKey,
+    /// The checks of all files here, once somebody had to ask.
+    files: Option<HashSet<Check>>,
+}
+
+impl manifest::Own for Own<'_> {
+    type Error = SyncError;
+
+    fn row(&mut self, row: &Row<Check>) -> Result<(Option<Stored>, LocalAccess), SyncError> {
+        let access = record::access(self.survey, &row.path, Some(row));
+        Ok((self.index.row(&row.path)?, access))
+    }
+
+    fn has(&mut self, content: Check) -> Result<bool, SyncError> {
+        if self.files.is_none() {
+            let mut files = HashSet::new();
+            self.index.files(|_, _, hash| {
+                files.insert(self.key.check(&hash));
+            })?;
+            self.files = Some(files);
+        }
+        Ok(self.files.as_ref().is_some_and(|files| files.contains(&content)))
+    }
 }
 
 impl Responder<'_> {
@@ -289,17 +337,17 @@ impl Responder<'_> {
         compared: Compared,
         their_key: &CheckKey,
     ) -> Result<AwaitingPlan, SyncError> {
-        let codec = self.hello.codec;
         let welcome = answering.welcome(Welcome {
             version: common_version(&self.hello),
             features: 0,
-            codec,
+            codec: self.compression.codec(),
             replica: self.site.index.replica(),
             index: self.site.index.index_id(),
             nonce: self.nonce,
             verdict,
         });
-        self.line.greet(&welcome, codec, super::LEVEL)?;
+        self.line.remember(record::rates(&self.site.index, self.hello.replica)?);
+        self.line.greet(&welcome, self.compression)?;
         let problems = std::mem::take(&mut self.site.notes)
             .into_iter()
             .chain(std::mem::take(&mut self.survey.problems));
@@ -313,9 +361,14 @@ impl Responder<'_> {
                 let demand = if since == 0 { self.demand(compared, their_key)? } else { None };
                 match demand {
                     Some(demand) => answering.demand(problems, statement, demand),
-                    None => {
-                        answering.answer(stated.rows, problems, statement, Vec::new(), Vec::new())
-                    }
+                    None => answering.answer(
+                        stated.rows,
+                        problems,
+                        statement,
+                        Vec::new(),
+                        Vec::new(),
+                        None,
+                    ),
                 }
             }
         };
@@ -369,7 +422,7 @@ impl Responder<'_> {
             return Ok(answering.demand(Vec::new(), statement, Demand::Everything));
         };
         self.refuse_forgotten(twins.iter().map(|twin| &twin.initiator))?;
-        let answered = self.answers(&stated, relation, their_key, &twins)?;
+        let (answered, _) = self.answers(&stated, relation, their_key, &twins)?;
         let statement = self.statement(Coverage::Everything);
         let Answered { marks, rows } = answered;
         // Whoever mirrors its own files onto this side overwrites what is here.
@@ -385,9 +438,17 @@ impl Responder<'_> {
         their_key: &CheckKey,
         problems: Vec<psync_protocol::message::Problem>,
     ) -> Result<(Vec<Message>, AwaitingPlan), SyncError> {
-        let answered = self.answers(&stated, relation, their_key, &[])?;
+        let (answered, candidates) = self.answers(&stated, relation, their_key, &[])?;
+        let (root, effort) = (&self.site.root, exchange::patch_effort(&self.line.rates()));
+        // Whatever is wrong with the store is told when it is needed in earnest.
+        let store = match candidates.iter().any(|stored| stored.row.base.is_some()) {
+            true => self.site.old.open(&mut self.site.index, &mut Vec::new()),
+            false => None,
+        };
+        let given = given_with_rows(root, store, candidates, &answered.rows, effort);
         let statement = self.statement(self.coverage(&stated));
-        Ok(answering.answer(stated.rows, problems, statement, answered.marks, answered.rows))
+        let (marks, rows) = (answered.marks, answered.rows);
+        Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
     }
 
     /// What this end's rows cover in the answer to a statement.
@@ -398,14 +459,15 @@ impl Responder<'_> {
         }
     }
 
-    /// Marks, and this end's rows but for the `twins`, which both have.
+    /// Marks, and this end's rows but for the `twins`, which both have; then those rows whose
+    /// contents may be sent along.
     fn answers(
         &mut self,
         stated: &Stated,
         relation: Relation,
         their_key: &CheckKey,
         twins: &[Twin],
-    ) -> Result<Answered, SyncError> {
+    ) -> Result<(Answered, Vec<Stored>), SyncError> {
         let since = match self.coverage(stated) {
             Coverage::Everything => 0,
             Coverage::Changes { since } => since,
@@ -422,17 +484,17 @@ impl Responder<'_> {
             twins.binary_search_by(|twin| twin.initiator.path.cmp(&stored.row.path)).is_ok()
         };
         news.retain(|stored| !is_twin(stored));
+        let may_give = since > 0 && !self.hello.dry_run && self.hello.flow != Flow::ToResponder;
+        let candidates = if may_give { news.clone() } else { Vec::new() };
         let terms = Terms {
             their_key,
             our_key: &self.our_key(),
             flow: self.hello.flow,
             first_contact: relation.first_contact,
         };
-        let (index, survey) = (&mut self.site.index, &self.survey);
-        manifest::answer(&stated.rows, news, terms, |row| {
-            let access = record::access(survey, &row.path, Some(row));
-            Ok::<_, SyncError>((index.row(&row.path)?, access))
-        })
+        let survey = &self.survey;
+        let mut own = Own { index: &mut self.site.index, survey, key: their_key, files: None };
+        Ok((manifest::answer(&stated.rows, news, terms, &mut own)?, candidates))
     }
 
     fn statement(&self, coverage: Coverage) -> Statement {
@@ -483,13 +545,14 @@ impl Responder<'_> {
             our_scope: self.survey.scope.digest(),
             their_scope: statement.scope,
         };
-        Ok(record::conclude(
+        record::conclude(
             &mut self.site.index,
             &peer,
             &agreement,
             &closing,
             self.held_back,
             self.names.now,
-        )?)
+        )?;
+        Ok(record::keep_rates(&mut self.site.index, peer.replica, self.line.rates())?)
     }
 }

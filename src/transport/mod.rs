@@ -1,9 +1,15 @@
 //! The line to the other end: bytes, direction changes, time limits. What travels is the protocol
 //! crate's business.
 
+mod effort;
+mod ledger;
+mod rate;
 mod remote;
 mod writer;
 
+pub use effort::Compression;
+pub use ledger::Purpose;
+pub use rate::Rates;
 pub use remote::{Remote, RemoteCommand, SpawnError};
 
 use std::fs::File;
@@ -15,11 +21,13 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
-use psync_protocol::message::StreamCodec;
 use psync_protocol::{Message, ProtocolError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
+use effort::Fitter;
+use ledger::{Counts, Ledger};
+use rate::Gauge;
 use writer::Writer;
 
 /// Bytes taken from the line at a time.
@@ -48,6 +56,8 @@ pub struct Traffic {
     received: AtomicU64,
     turns: AtomicU64,
     last: AtomicU8,
+    sent_for: Counts,
+    received_for: Counts,
 }
 
 impl Traffic {
@@ -59,6 +69,14 @@ impl Traffic {
     /// Bytes that this end has received.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes each way by what they were for: of each purpose what was sent and what was received,
+    /// in the order of [`Purpose::ALL`]. The sums are [`Traffic::sent`] and [`Traffic::received`].
+    pub fn by_purpose(&self) -> [(Purpose, u64, u64); Purpose::ALL.len()] {
+        let (sent, received) =
+            (self.sent_for.of(self.sent()), self.received_for.of(self.received()));
+        std::array::from_fn(|at| (Purpose::ALL[at], sent[at], received[at]))
     }
 
     /// How often the talking side changed, the first one counted.
@@ -91,12 +109,35 @@ pub struct LineLimits {
     pub timeout: Option<Duration>,
 }
 
+/// The direction away from this end, once it has greeted.
+struct Sending {
+    encoder: FrameEncoder,
+    fitter: Fitter,
+    ledger: Ledger,
+    /// Whether the flight of this end has begun.
+    in_flight: bool,
+}
+
+impl Sending {
+    fn is_compressed(&self) -> bool {
+        self.encoder.effort().is_some()
+    }
+}
+
 /// One end of a line.
 pub struct Line {
     input: File,
     decoder: FrameDecoder,
     buffer: Vec<u8>,
-    encoder: Option<FrameEncoder>,
+    sending: Option<Sending>,
+    gauge: Gauge,
+    last_read: Instant,
+    received: Ledger,
+    /// Bytes received that are in the ledger's counts.
+    counted: u64,
+    /// What is remembered of this line from another time.
+    remembered: Rates,
+    limit: Option<u64>,
     writer: Writer,
     traffic: Arc<Traffic>,
     timeout: Option<Duration>,
@@ -110,7 +151,13 @@ impl Line {
             input: File::from(input),
             decoder: FrameDecoder::new(),
             buffer: vec![0; READ_STEP],
-            encoder: None,
+            sending: None,
+            gauge: Gauge::default(),
+            last_read: Instant::now(),
+            received: Ledger::default(),
+            counted: 0,
+            remembered: Rates::default(),
+            limit: limits.rate,
             writer: Writer::start(File::from(output), limits.rate, traffic.clone())?,
             traffic,
             timeout: limits.timeout,
@@ -129,23 +176,66 @@ impl Line {
         &self.traffic
     }
 
-    /// Sends this end's first message; what follows travels as it says.
-    pub fn greet(
-        &mut self,
-        greeting: &Message,
-        codec: StreamCodec,
-        level: i32,
-    ) -> Result<(), LineError> {
-        self.encoder = Some(FrameEncoder::start(greeting, codec, level)?);
+    /// What another session has found out about this line; counts from the greeting on.
+    pub fn remember(&mut self, rates: Rates) {
+        self.remembered = rates;
+    }
+
+    /// How fast the line is, as far as this session knows. What is not compressed, as between two
+    /// local roots, has no use for it; what is sent more slowly on purpose says nothing.
+    pub fn rates(&self) -> Rates {
+        let Some(sending) = self.sending.as_ref().filter(|sending| sending.is_compressed()) else {
+            return self.remembered;
+        };
+        let rate = sending.fitter.rate().filter(|_| self.limit.is_none());
+        Rates {
+            sending: rate.or(self.remembered.sending),
+            receiving: self.gauge.rate().or(self.remembered.receiving),
+        }
+    }
+
+    /// Sends this end's first message; what follows is compressed as asked for.
+    pub fn greet(&mut self, greeting: &Message, compression: Compression) -> Result<(), LineError> {
+        let limit = self.limit.map(|limit| limit.div_ceil(1024));
+        let known = self.remembered.sending;
+        let rate = limit.map_or(known, |limit| Some(known.map_or(limit, |rate| rate.min(limit))));
+        let fitter = Fitter::new(compression, rate);
+        let encoder = FrameEncoder::start(greeting, compression.codec(), fitter.level())?;
+        let mut ledger = Ledger::default();
+        ledger.note(greeting, encoder.ready() as u64);
+        ledger.settle(encoder.ready() as u64, &self.traffic.sent_for);
+        self.sending = Some(Sending { encoder, fitter, ledger, in_flight: false });
         self.flush()
     }
 
     /// Queues a message. It leaves at the latest with [`Line::flush`].
     pub fn send(&mut self, message: &Message) -> Result<(), LineError> {
-        let Some(encoder) = &mut self.encoder else {
+        let is_compressed = self.sending.as_ref().is_some_and(Sending::is_compressed);
+        if matches!(message, Message::End)
+            && is_compressed
+            && let Some(rate) = self.gauge.news()
+        {
+            self.push(&Message::Ping(rate))?;
+        }
+        self.push(message)
+    }
+
+    fn push(&mut self, message: &Message) -> Result<(), LineError> {
+        let Some(Sending { encoder, fitter, ledger, in_flight }) = &mut self.sending else {
             return Err(io::Error::other("a message before the greeting").into());
         };
+        let written = self.writer.written();
+        if !std::mem::replace(in_flight, true) {
+            fitter.flight_begins(written);
+        }
+        let effort = fitter.fit(message, written);
+        let (before, ready) = (encoder.pushed(), encoder.ready());
+        encoder.set_effort(effort)?;
         encoder.push(message)?;
+        let length = encoder.pushed() - before;
+        fitter.pushed(message, length);
+        ledger.note(message, length);
+        ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
         if encoder.ready() >= WRITE_STEP {
             self.writer.write(encoder.take())?;
         }
@@ -154,9 +244,12 @@ impl Line {
 
     /// Lets everything leave that has been sent.
     pub fn flush(&mut self) -> Result<(), LineError> {
-        if let Some(encoder) = &mut self.encoder {
+        if let Some(Sending { encoder, ledger, in_flight, .. }) = &mut self.sending {
+            let ready = encoder.ready();
             encoder.flush()?;
-            self.writer.write(encoder.take())?;
+            ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
+            *in_flight = false;
+            self.writer.write_last(encoder.take())?;
         }
         Ok(())
     }
@@ -164,9 +257,9 @@ impl Line {
     /// Sends an error instead of anything else, and waits until it has left.
     pub fn give_up(mut self, error: &Message) {
         // Whoever cannot be told this way sees the line end.
-        let told = match &mut self.encoder {
+        let told = match &mut self.sending {
             Some(_) => self.send(error).and_then(|()| self.flush()),
-            None => self.writer.write(FrameEncoder::only(error)).map_err(LineError::from),
+            None => self.writer.write_last(FrameEncoder::only(error)).map_err(LineError::from),
         };
         if told.is_ok() {
             let _ = self.writer.finish();
@@ -183,12 +276,22 @@ impl Line {
     /// if the line ends here.
     pub fn receive(&mut self, state: &'static str) -> Result<Message, LineError> {
         loop {
+            let before = self.decoder.pulled();
             if let Some(message) = self.decoder.message()? {
+                self.received.note(&message, self.decoder.pulled() - before);
+                self.overhear(&message);
                 return Ok(message);
             }
+            self.count_received();
+            let asked = Instant::now();
             match self.read()? {
                 0 => return Err(ProtocolError::Ended(state).into()),
-                n => self.decoder.feed(&self.buffer[..n]),
+                n => {
+                    let now = Instant::now();
+                    self.gauge.note(n, now - asked, now - self.last_read);
+                    self.last_read = now;
+                    self.decoder.feed(&self.buffer[..n]);
+                }
             }
         }
     }
@@ -200,6 +303,32 @@ impl Line {
                 Ok(None)
             }
             other => other.map(Some),
+        }
+    }
+
+    /// All bytes that have come so far are messages now, but for the beginning of one.
+    fn count_received(&mut self) {
+        let received = self.traffic.received();
+        if self.received.settle(received - self.counted, &self.traffic.received_for) {
+            self.counted = received;
+        }
+    }
+
+    /// What a message says of the line itself.
+    fn overhear(&mut self, message: &Message) {
+        match (message, &mut self.sending) {
+            (Message::Ping(rate @ 1..), Some(sending)) => {
+                sending.fitter.told(*rate, self.writer.written());
+            }
+            // What was to be done before the rest took its time.
+            (Message::Hello(_) | Message::Welcome(_), _) => self.gauge.turn(),
+            (Message::End, _) => {
+                self.gauge.turn();
+                if self.decoder.is_at_boundary() {
+                    self.count_received();
+                }
+            }
+            _ => {}
         }
     }
 

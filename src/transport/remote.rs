@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::Compression;
+
 /// How the other end is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteCommand {
@@ -20,6 +22,10 @@ pub struct RemoteCommand {
     pub path: String,
     /// Whether a root that is missing there may not be made.
     pub must_exist: bool,
+    /// How it is to compress what it sends, unless this end's greeting wants it as it is.
+    pub compression: Compression,
+    /// Whether it uses and fills its store of old contents.
+    pub store: bool,
 }
 
 /// The remote shell could not be started.
@@ -49,7 +55,12 @@ impl RemoteCommand {
             .arg(&self.host)
             .arg(&self.program)
             .arg("--server")
+            .args((!self.store).then_some("--no-store"))
             .args(self.must_exist.then_some("--must-exist"))
+            .args(match self.compression {
+                Compression::Level(level) => Some(format!("--compress-level={level}")),
+                Compression::Off | Compression::Fitting => None,
+            })
             .arg("--")
             .arg(quoted(&self.path))
             .stdin(Stdio::piped())
@@ -68,18 +79,22 @@ impl Remote {
     /// Waits a while for the remote shell to end by itself, and says with which code it did; after
     /// that it is ended. None: it was, or a signal ended it.
     pub fn end(mut self, patience: Duration) -> Option<i32> {
+        if !self.ends_within(patience) {
+            let _ = self.child.kill();
+        }
+        self.child.wait().ok().and_then(|status| status.code())
+    }
+
+    /// Waits a while for the remote shell to end by itself, and says whether it did.
+    pub fn ends_within(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => return status.code(),
+                Ok(Some(_)) => return true,
                 Ok(None) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
-                Ok(None) | Err(_) => {
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
-                    return None;
-                }
+                Ok(None) | Err(_) => return false,
             }
         }
     }

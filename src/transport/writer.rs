@@ -3,19 +3,44 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Traffic;
+use super::effort::Written;
 
 /// Chunks that may wait.
 const QUEUE: usize = 16;
 /// Largest piece that is written at once where the rate is limited.
 const PIECE: usize = 4 << 10;
 
+/// Bytes for the line.
+struct Chunk {
+    bytes: Vec<u8>,
+    /// Nothing follows until the other end has spoken: the line rests without fault of ours.
+    ends_flight: bool,
+}
+
+/// How the writing thread has spent its time.
+#[derive(Debug, Default)]
+struct Clock {
+    bytes: AtomicU64,
+    busy: AtomicU64,
+    idle: AtomicU64,
+}
+
+impl Clock {
+    fn note(&self, counter: &AtomicU64, since: Instant) {
+        let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        counter.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
 pub(super) struct Writer {
-    queue: Option<SyncSender<Vec<u8>>>,
+    clock: Arc<Clock>,
+    queue: Option<SyncSender<Chunk>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -26,16 +51,34 @@ impl Writer {
         traffic: Arc<Traffic>,
     ) -> io::Result<Writer> {
         let (queue, chunks) = sync_channel(QUEUE);
-        let work = move || write_all(output, chunks, rate, &traffic);
+        let clock = Arc::new(Clock::default());
+        let thread_clock = clock.clone();
+        let work = move || write_all(output, chunks, rate, &traffic, &thread_clock);
         let thread = thread::Builder::new().name("line".into()).spawn(work)?;
-        Ok(Writer { queue: Some(queue), thread: Some(thread) })
+        Ok(Writer { clock, queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Hands over bytes; waits while too many wait already.
-    pub(super) fn write(&mut self, chunk: Vec<u8>) -> io::Result<()> {
-        if chunk.is_empty() {
-            return Ok(());
+    /// What has been written so far.
+    pub(super) fn written(&self) -> Written {
+        let nanos = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
+        Written {
+            bytes: self.clock.bytes.load(Ordering::Relaxed),
+            busy: nanos(&self.clock.busy),
+            idle: nanos(&self.clock.idle),
         }
+    }
+
+    /// Hands over bytes in the middle of a flight; waits while too many wait already.
+    pub(super) fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        self.hand_over(Chunk { bytes, ends_flight: false })
+    }
+
+    /// Hands over the last bytes for now.
+    pub(super) fn write_last(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        self.hand_over(Chunk { bytes, ends_flight: true })
+    }
+
+    fn hand_over(&mut self, chunk: Chunk) -> io::Result<()> {
         let sent = self.queue.as_ref().map(|queue| queue.send(chunk));
         match sent {
             Some(Ok(())) => Ok(()),
@@ -60,20 +103,29 @@ impl Writer {
 
 fn write_all(
     mut output: File,
-    chunks: Receiver<Vec<u8>>,
+    chunks: Receiver<Chunk>,
     rate: Option<u64>,
     traffic: &Traffic,
+    clock: &Clock,
 ) -> io::Result<()> {
     let mut pace = rate.map(Pace::new);
-    for chunk in chunks {
-        let step = if pace.is_some() { PIECE } else { chunk.len() };
-        for piece in chunk.chunks(step) {
+    let mut resting_since: Option<Instant> = None;
+    for Chunk { bytes, ends_flight } in chunks {
+        if let Some(since) = resting_since {
+            clock.note(&clock.idle, since);
+        }
+        let started = Instant::now();
+        let step = if pace.is_some() { PIECE } else { bytes.len().max(1) };
+        for piece in bytes.chunks(step) {
             if let Some(pace) = &mut pace {
                 pace.wait_for(piece.len());
             }
             traffic.note_sent(piece.len());
             output.write_all(piece)?;
         }
+        clock.note(&clock.busy, started);
+        clock.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        resting_since = (!ends_flight).then(Instant::now);
     }
     Ok(())
 }

@@ -15,8 +15,13 @@ const PART_BYTES: usize = 768 << 10;
 /// How the responder's copy of a row that the initiator stated stands to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
-    /// Older or missing there; or stated in a row of its own.
+    /// Older there; or stated in a row of its own.
     Behind,
+    /// Nothing stands there.
+    Absent,
+    /// Older there, or nothing; and the responder has, at this path or another, the content that
+    /// the row's base names.
+    OnBase,
     /// The same state and the same versions.
     Equal,
     /// The same state under other versions.
@@ -71,7 +76,9 @@ const MARK_BEHIND: u64 = 0;
 const MARK_EQUAL: u64 = 1;
 const MARK_IGNORED: u64 = 2;
 const MARK_UNUSABLE: u64 = 3;
-const MARK_SAME: u64 = 4;
+const MARK_ABSENT: u64 = 4;
+const MARK_ON_BASE: u64 = 5;
+const MARK_SAME: u64 = 6;
 
 /// Marks travel as a table of the versions that `Same` marks name, and runs of equal marks.
 pub(super) fn encode(marks: &[Mark], out: &mut Vec<u8>) {
@@ -82,6 +89,8 @@ pub(super) fn encode(marks: &[Mark], out: &mut Vec<u8>) {
         .iter()
         .map(|mark| match mark {
             Mark::Behind => MARK_BEHIND,
+            Mark::Absent => MARK_ABSENT,
+            Mark::OnBase => MARK_ON_BASE,
             Mark::Equal => MARK_EQUAL,
             Mark::Ignored => MARK_IGNORED,
             Mark::Unusable => MARK_UNUSABLE,
@@ -124,6 +133,8 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Vec<Mark>, DecodeError> 
     for _ in 0..reader.count("a count of runs", MARKS_MAX)? {
         let mark = match reader.varint("a mark")? {
             MARK_BEHIND => Mark::Behind,
+            MARK_ABSENT => Mark::Absent,
+            MARK_ON_BASE => Mark::OnBase,
             MARK_EQUAL => Mark::Equal,
             MARK_IGNORED => Mark::Ignored,
             MARK_UNUSABLE => Mark::Unusable,

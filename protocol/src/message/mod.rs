@@ -13,8 +13,9 @@ pub use greeting::{
 pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
-    DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PIECES_MAX, Plan, Problem,
-    ProblemKind, SIGNATURE_MAX, SIGNATURES_MAX, Want, WantDelta, WantKind,
+    Against, Base, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PATCH_BYTES,
+    PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SEGMENT_BYTES,
+    SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, Want, WantDelta, WantKind,
 };
 
 pub use tree::{
@@ -68,8 +69,8 @@ pub enum Message {
     Literal(Vec<u8>),
     /// The next part of a file that was wanted as a delta.
     Delta(DeltaOp),
-    /// The file is complete; its full hash.
-    FileEnd(ContentHash),
+    /// The file is complete; its full hash, or none where the next `Proof` covers it.
+    FileEnd(Option<ContentHash>),
     /// The file cannot be sent after all.
     FileFailed(Failure),
     /// This end has carried out its part of the plan.
@@ -85,8 +86,17 @@ pub enum Message {
         /// For people.
         text: String,
     },
-    /// Still there, still working.
-    Ping,
+    /// Still there, still working; and how fast the other end's bytes have come here, in KiB a
+    /// second (0: unknown).
+    Ping(u64),
+    /// Whole contents against old ones.
+    Patches(Patches),
+    /// What the deltas of the open file are against.
+    Against(Against),
+    /// The next part of the open file, made of parts of an old one.
+    Segment(Segment),
+    /// Proves all contents since the last one that came without a hash of their own.
+    Proof(Proof),
 }
 
 macro_rules! message_types {
@@ -107,7 +117,6 @@ macro_rules! message_types {
         }
     };
     (@pattern End) => { Message::End };
-    (@pattern Ping) => { Message::Ping };
     (@pattern Error) => { Message::Error { .. } };
     (@pattern $name:ident) => { Message::$name(..) };
 }
@@ -132,6 +141,10 @@ message_types! {
     Error = 17;
     Ping = 18;
     Moved = 19;
+    Patches = 20;
+    Against = 21;
+    Proof = 22;
+    Segment = 23;
     Tree = 24;
     Demand = 25;
     Common = 26;
@@ -161,11 +174,16 @@ impl Message {
             Message::Want(want) => want.encode(&mut out),
             Message::File(index) => out.put_varint(*index),
             Message::Delta(delta) => delta.encode(&mut out),
-            Message::FileEnd(hash) => out.put_raw(&hash.0),
+            Message::FileEnd(hash) => hash.iter().for_each(|hash| out.put_raw(&hash.0)),
             Message::FileFailed(failure) => failure.encode(&mut out),
             Message::Done(done) => done.encode(&mut out),
             Message::Problem(problem) => problem.encode(&mut out),
-            Message::End | Message::Ping => {}
+            Message::Patches(patches) => patches.encode(&mut out),
+            Message::Against(against) => against.encode(&mut out),
+            Message::Segment(segment) => segment.encode(&mut out),
+            Message::Proof(Proof(root)) => out.put_raw(root),
+            Message::End | Message::Ping(0) => {}
+            Message::Ping(rate) => out.put_varint(*rate),
             Message::Error { code, text } => {
                 out.put_varint(code.number());
                 out.put_bytes(shortened(text).as_bytes());
@@ -202,7 +220,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         9 => Message::File(r.varint("a path's number")?),
         10 => return Ok(Message::Literal(chunk(payload, "a literal")?)),
         11 => Message::Delta(DeltaOp::decode(r)?),
-        12 => Message::FileEnd(ContentHash(r.array("a hash")?)),
+        12 if payload.is_empty() => Message::FileEnd(None),
+        12 => Message::FileEnd(Some(ContentHash(r.array("a hash")?))),
         13 => Message::FileFailed(Failure::decode(r)?),
         14 => Message::Done(Done::decode(r)?),
         15 => Message::Problem(Problem::decode(r)?),
@@ -211,7 +230,11 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
             code: ErrorCode::from_number(r.varint("an error's number")?),
             text: r.text("an error's text", TEXT_MAX)?,
         },
-        18 => Message::Ping,
+        18 => Message::Ping(rate(payload.is_empty(), r)?),
+        20 => Message::Patches(Patches::decode(r)?),
+        21 => Message::Against(Against::decode(r)?),
+        22 => Message::Proof(Proof(r.array("a proof")?)),
+        23 => Message::Segment(Segment::decode(r)?),
         19 => Message::Moved(Moved::decode(r)?),
         24 => Message::Tree(Tree::decode(r)?),
         25 => Message::Demand(Demand::decode(r)?),
@@ -224,6 +247,17 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
     }
     reader.end("a message")?;
     Ok(message)
+}
+
+/// A rate that is not known is not written.
+fn rate(unknown: bool, r: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    if unknown {
+        return Ok(0);
+    }
+    match r.number("a rate")? {
+        0 => Err(DecodeError::Invalid("a rate")),
+        rate => Ok(rate),
+    }
 }
 
 fn chunk(payload: &[u8], what: &'static str) -> Result<Vec<u8>, DecodeError> {

@@ -3,6 +3,7 @@
 use super::{TEXT_MAX, shortened, shortened_to};
 use crate::codec::{Put, Reader};
 use crate::decision::{self, Decision};
+use crate::entry::{Check, ContentHash};
 use crate::error::DecodeError;
 use crate::frame::FRAME_MAX;
 use crate::manifest::ENTRIES_MAX;
@@ -14,6 +15,18 @@ pub const FRESH_MAX: u32 = 960 << 10;
 pub const PIECES_MAX: usize = 4096;
 /// Most attempts to send one file as a delta.
 const ATTEMPTS_MAX: u8 = 8;
+/// Kinds of wants besides the attempts as a delta.
+const WANT_WHOLE: u8 = 0;
+const WANT_BASE: u8 = 9;
+const WANT_CONFIRM: u8 = 10;
+/// Most bytes that a segment makes.
+pub const SEGMENT_MAX: u32 = 8 << 20;
+/// Most bytes of a segment itself: what it makes may be incompressible, and it may have many parts.
+pub const SEGMENT_BYTES: u32 = 12 << 20;
+/// Most contents in one patch.
+pub const PATCHES_MAX: usize = 4096;
+/// Most bytes in a patch: it fits a frame with the numbers of its contents.
+pub const PATCH_BYTES: usize = 960 << 10;
 /// Most failures named in one `Done`.
 const FAILURES_MAX: usize = 10_000_000;
 /// Most bytes that a failure takes beside its text: its path's number, kind and the text's length.
@@ -97,6 +110,10 @@ pub enum WantKind {
     Whole,
     /// Against an old file, whose block hashes follow in `Signature` messages.
     Delta(WantDelta),
+    /// Against the content that the row's base names: the end that asks has it.
+    Base,
+    /// Only its hash: the content itself has come, but nothing has proved it.
+    Confirm,
 }
 
 /// The old file against which a content is wanted.
@@ -119,7 +136,9 @@ impl Want {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(self.index);
         match &self.kind {
-            WantKind::Whole => out.push(0),
+            WantKind::Whole => out.push(WANT_WHOLE),
+            WantKind::Base => out.push(WANT_BASE),
+            WantKind::Confirm => out.push(WANT_CONFIRM),
             WantKind::Delta(delta) => {
                 out.push(1 + delta.attempt);
                 out.put_varint(delta.old_len);
@@ -133,7 +152,9 @@ impl Want {
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Want, DecodeError> {
         let index = r.varint("a path's number")?;
         let kind = match r.u8("a want's kind")? {
-            0 => WantKind::Whole,
+            WANT_WHOLE => WantKind::Whole,
+            WANT_BASE => WantKind::Base,
+            WANT_CONFIRM => WantKind::Confirm,
             kind @ 1..=ATTEMPTS_MAX => WantKind::Delta(WantDelta {
                 attempt: kind - 1,
                 old_len: r.number("an old file's length")?,
@@ -209,6 +230,178 @@ impl DeltaOp {
     }
 }
 
+/// Whole contents, all in one patch against old ones that the reader has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patches {
+    /// The contents, in the order in which the patch makes them. At least one.
+    pub contents: Vec<Patched>,
+    /// The patch.
+    pub patch: Vec<u8>,
+}
+
+/// One content that a patch makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patched {
+    /// The path's number in the plan; in an answer, the row's number.
+    pub index: u64,
+    /// What it is made of.
+    pub base: Base,
+}
+
+/// The old content of which a new one is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The base of the row.
+    Own,
+    /// The base of the row, of which the writer knows only the hashes of blocks of so many bytes.
+    Blocks(u32),
+    /// Another content, by its check under the writer's key.
+    Other(Check),
+    /// None: the patch has all of it.
+    Nothing,
+}
+
+const BASE_OWN: u8 = 0;
+const BASE_OTHER: u8 = 1;
+const BASE_NOTHING: u8 = 2;
+const BASE_BLOCKS: u8 = 3;
+
+impl Base {
+    fn code(self) -> u8 {
+        match self {
+            Base::Own => BASE_OWN,
+            Base::Other(_) => BASE_OTHER,
+            Base::Nothing => BASE_NOTHING,
+            Base::Blocks(_) => BASE_BLOCKS,
+        }
+    }
+
+    fn encode(self, out: &mut Vec<u8>) {
+        out.push(self.code());
+        match self {
+            Base::Other(check) => out.put_raw(&check.0.to_le_bytes()),
+            Base::Blocks(length) => out.put_varint(u64::from(length)),
+            Base::Own | Base::Nothing => {}
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Base, DecodeError> {
+        Ok(match r.u8("a base's kind")? {
+            BASE_OWN => Base::Own,
+            BASE_OTHER => Base::Other(Check(u64::from_le_bytes(r.array("a check")?))),
+            BASE_NOTHING => Base::Nothing,
+            BASE_BLOCKS => Base::Blocks(r.bounded("a block's length", u64::from(u32::MAX))? as u32),
+            _ => return Err(DecodeError::Invalid("a base's kind")),
+        })
+    }
+}
+
+impl Patches {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.contents.len() as u64);
+        let mut next = 0u64;
+        for content in &self.contents {
+            out.put_signed(content.index.wrapping_sub(next) as i64);
+            next = content.index.wrapping_add(1);
+        }
+        // Runs of the same kind; only the bases that need it are named.
+        for run in self.contents.chunk_by(|a, b| a.base == b.base) {
+            out.put_varint(run.len() as u64);
+            run[0].base.encode(out);
+        }
+        out.put_raw(&self.patch);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Patches, DecodeError> {
+        let count = r.count("a count of contents", PATCHES_MAX)?;
+        if count == 0 {
+            return Err(DecodeError::Invalid("a count of contents"));
+        }
+        let mut next = 0u64;
+        let mut contents = Vec::with_capacity(count);
+        for _ in 0..count {
+            let index = next.wrapping_add(r.signed("a path's number")? as u64);
+            next = index.wrapping_add(1);
+            contents.push(Patched { index, base: Base::Own });
+        }
+        let mut rest = &mut contents[..];
+        while !rest.is_empty() {
+            let run = r.bounded("a run of bases", rest.len() as u64)? as usize;
+            if run == 0 {
+                return Err(DecodeError::Invalid("a run of bases"));
+            }
+            let base = Base::decode(r)?;
+            let (now, later) = rest.split_at_mut(run);
+            now.iter_mut().for_each(|content| content.base = base);
+            rest = later;
+        }
+        Ok(Patches { contents, patch: r.raw(r.remaining(), "a patch")?.to_vec() })
+    }
+}
+
+/// The old content of which the segments or deltas of a content are made, where no signature named
+/// it: segments, unless the writer knows only the hashes of its blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Against {
+    /// Which.
+    pub base: Base,
+    /// Its length in bytes.
+    pub old_len: u64,
+}
+
+impl Against {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.base.encode(out);
+        out.put_varint(self.old_len);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Against, DecodeError> {
+        let base = Base::decode(r)?;
+        Ok(Against { base, old_len: r.number("an old content's length")? })
+    }
+}
+
+/// The next part of a content that is too long for one patch; or some of the bytes of one, if they
+/// do not fit a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Bytes that it makes.
+    pub new_len: u32,
+    /// Bytes of it that come in further messages.
+    pub missing: u32,
+    /// Of what it is made, and how; the delta module knows.
+    pub bytes: Vec<u8>,
+}
+
+impl Segment {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(u64::from(self.new_len));
+        out.put_varint(u64::from(self.missing));
+        out.put_raw(&self.bytes);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Segment, DecodeError> {
+        let new_len = r.bounded("a segment's length", u64::from(SEGMENT_MAX))? as u32;
+        let missing = r.bounded("a segment's missing bytes", u64::from(SEGMENT_BYTES))? as u32;
+        Ok(Segment { new_len, missing, bytes: r.raw(r.remaining(), "a segment")?.to_vec() })
+    }
+}
+
+/// The root over the full hashes of contents: proves several at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof(pub [u8; 32]);
+
+impl Proof {
+    /// Of contents with these hashes, in the order in which they were sent.
+    pub fn of<'a>(hashes: impl IntoIterator<Item = &'a ContentHash>) -> Proof {
+        let mut hasher = blake3::Hasher::new_derive_key("psync 2026-11 proof of contents");
+        hashes.into_iter().for_each(|hash| {
+            hasher.update(&hash.0);
+        });
+        Proof(hasher.finalize().into())
+    }
+}
+
 /// Why a path could not be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -218,6 +411,8 @@ pub enum FailureKind {
     System,
     /// What arrived was not what was announced, however often it was sent.
     Mismatch,
+    /// The content was wanted against a base that the sender does not know any more.
+    NoBase,
 }
 
 /// One path that could not be handled.
@@ -242,6 +437,7 @@ impl Failure {
             FailureKind::Changed => 0,
             FailureKind::System => 1,
             FailureKind::Mismatch => 2,
+            FailureKind::NoBase => 3,
         });
         out.put_bytes(shortened_to(&self.text, text_max).as_bytes());
     }
@@ -253,6 +449,7 @@ impl Failure {
                 0 => FailureKind::Changed,
                 1 => FailureKind::System,
                 2 => FailureKind::Mismatch,
+                3 => FailureKind::NoBase,
                 _ => return Err(DecodeError::Invalid("a failure's kind")),
             },
             text: r.text("a failure's text", TEXT_MAX)?,

@@ -8,7 +8,8 @@ use crate::Role;
 use crate::entry::ContentHash;
 use crate::error::ProtocolError;
 use crate::message::{
-    DeltaOp, Done, Failure, Message, Problem, SIGNATURES_MAX, Want, WantDelta, WantKind,
+    Against, DeltaOp, Done, Failure, Message, Patches, Problem, Proof, SIGNATURES_MAX, Segment,
+    Want, WantDelta, WantKind,
 };
 
 /// What both ends keep book of.
@@ -19,8 +20,13 @@ struct Book {
     owed: BTreeSet<u64>,
     /// What the end that talks has asked for in this flight.
     asked: BTreeSet<u64>,
+    /// In the flight of the plan the initiator may send contents before it is asked: those that it
+    /// has sent. None in every other flight.
+    given: Option<BTreeSet<u64>>,
     /// The content being sent.
     open: Option<u64>,
+    /// Whether contents have come that no hash of their own proves.
+    unproved: bool,
     /// Bytes of a signature still to come after a `Want`.
     signature: u64,
     /// Bytes of all signatures announced in this flight.
@@ -35,7 +41,9 @@ impl Book {
             paths: paths as u64,
             owed: BTreeSet::new(),
             asked: BTreeSet::new(),
+            given: Some(BTreeSet::new()),
             open: None,
+            unproved: false,
             signature: 0,
             signatures: 0,
             talker_done: false,
@@ -43,16 +51,25 @@ impl Book {
         }
     }
 
+    /// Whether the end that talks may send this content now; it does.
+    fn takes(&mut self, index: u64) -> bool {
+        if self.owed.remove(&index) {
+            return true;
+        }
+        let paths = self.paths;
+        self.given.as_mut().is_some_and(|given| index < paths && given.insert(index))
+    }
+
     /// Checks a message of the end that talks, the same on both ends. `Ok(false)`: the flight ends.
     fn note(&mut self, message: &Message) -> Result<bool, ProtocolError> {
         let contradiction = |what| Err(ProtocolError::Contradiction(what));
         if self.signature > 0
-            && !matches!(message, Message::Signature(_) | Message::Ping | Message::Error { .. })
+            && !matches!(message, Message::Signature(_) | Message::Ping(_) | Message::Error { .. })
         {
             return contradiction("a signature is incomplete");
         }
         match message {
-            Message::Ping | Message::Problem(_) => {}
+            Message::Ping(_) | Message::Problem(_) => {}
             Message::Want(want) => {
                 if want.index >= self.paths || self.talker_done {
                     return contradiction("a want is not of the plan");
@@ -73,13 +90,25 @@ impl Book {
                 None => return contradiction("a signature is longer than announced"),
             },
             Message::File(index) => {
-                if self.open.is_some() || !self.owed.remove(index) {
+                if self.open.is_some() || !self.takes(*index) {
                     return contradiction("a content was not asked for");
                 }
                 self.open = Some(*index);
             }
-            Message::Literal(_) | Message::Delta(_) if self.open.is_some() => {}
-            Message::FileEnd(_) if self.open.take().is_some() => {}
+            Message::Patches(patches) => {
+                if self.open.is_some()
+                    || !patches.contents.iter().all(|content| self.takes(content.index))
+                {
+                    return contradiction("a content was not asked for");
+                }
+                self.unproved = true;
+            }
+            Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_)
+                if self.open.is_some() => {}
+            Message::FileEnd(hash) if self.open.take().is_some() => {
+                self.unproved |= hash.is_none();
+            }
+            Message::Proof(_) if self.open.is_none() && self.unproved => self.unproved = false,
             Message::FileFailed(failure) => match self.open.take() {
                 Some(index) if index == failure.index => {}
                 None if self.owed.remove(&failure.index) => {}
@@ -91,6 +120,9 @@ impl Book {
             Message::End => {
                 if self.open.is_some() || !self.owed.is_empty() {
                     return contradiction("a wanted content did not come");
+                }
+                if self.unproved {
+                    return contradiction("contents were not proved");
                 }
                 return Ok(false);
             }
@@ -111,7 +143,9 @@ impl Book {
             paths: self.paths,
             owed: self.asked,
             asked: BTreeSet::new(),
+            given: None,
             open: None,
+            unproved: false,
             signature: 0,
             signatures: 0,
             talker_done: self.listener_done,
@@ -173,8 +207,16 @@ pub enum Event {
     Literal(Vec<u8>),
     /// The next part against the old file.
     Delta(DeltaOp),
-    /// The content is complete.
-    FileEnd(ContentHash),
+    /// The next part, made of parts of the old file.
+    Segment(Segment),
+    /// What the deltas or segments that follow are against.
+    Against(Against),
+    /// The content is complete; without a hash, the next proof covers it.
+    FileEnd(Option<ContentHash>),
+    /// Whole contents against old ones.
+    Patches(Patches),
+    /// Proves the contents since the last one.
+    Proof(Proof),
     /// The content cannot be had.
     FileFailed(Failure),
     /// It has carried out its part.
@@ -242,6 +284,10 @@ impl Listening {
             Message::File(index) => Event::File(index),
             Message::Literal(bytes) => Event::Literal(bytes),
             Message::Delta(delta) => Event::Delta(delta),
+            Message::Against(against) => Event::Against(against),
+            Message::Segment(segment) => Event::Segment(segment),
+            Message::Patches(patches) => Event::Patches(patches),
+            Message::Proof(proof) => Event::Proof(proof),
             Message::FileEnd(hash) => Event::FileEnd(hash),
             Message::FileFailed(failure) => Event::FileFailed(failure),
             Message::Done(done) => Event::Done(done),

@@ -1,15 +1,17 @@
 //! The initiator's states, up to the plan.
 
-use super::{Agreement, Manifests, Paths, Rows, Steps, Talking, Twin, counterpart, refuse};
+use super::{
+    Agreement, Manifests, Paths, Rows, Steps, Talking, Twin, blank_marks, counterpart, refuse,
+};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Props, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
 use crate::message::{
-    Common, Counterpart, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Plan, Problem,
-    PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
+    Common, Counterpart, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan,
+    Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
 };
-use crate::{Role, VERSION_MAX, VERSION_MIN};
+use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
 /// Before the first byte.
 #[derive(Debug)]
@@ -103,6 +105,8 @@ impl Stating {
             theirs: None,
             counterparts: Vec::new(),
             props: Steps::default(),
+            given: None,
+            proof: None,
         }
     }
 }
@@ -128,6 +132,8 @@ pub struct AwaitingAnswer {
     theirs: Option<Rows>,
     counterparts: Vec<Counterpart>,
     props: Steps,
+    given: Option<Patches>,
+    proof: Option<Proof>,
 }
 
 /// What a message of the answer led to.
@@ -159,13 +165,26 @@ pub struct Answer {
     pub demand: Option<Demand>,
     /// What both have, by [`Deciding::restate_differences`].
     pub twins: Vec<Twin>,
+    /// Contents of some of its rows that it sent along.
+    pub given: Option<Given>,
+}
+
+/// Contents that the responder sent along with its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The contents; their numbers are those of paths in `paths`.
+    pub patches: Patches,
+    /// The path of each content, in order.
+    pub paths: Vec<RelPath>,
+    /// What proves them.
+    pub proof: Proof,
 }
 
 impl AwaitingAnswer {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<AnswerStep, ProtocolError> {
         match (message, &self.welcome, &self.statement) {
-            (Message::Ping, Some(_), _) => {}
+            (Message::Ping(_), Some(_), _) => {}
             (Message::Welcome(welcome), None, _) => {
                 if !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
                     return Err(ProtocolError::Incompatible {
@@ -195,6 +214,7 @@ impl AwaitingAnswer {
             }
             (Message::Rows(payload), ..)
                 if self.demand.is_none()
+                    && self.given.is_none()
                     && self.counterparts.is_empty()
                     && self.props.is_empty() =>
             {
@@ -213,6 +233,12 @@ impl AwaitingAnswer {
             {
                 self.props.take(steps, self.twins.len())?;
             }
+            (Message::Patches(patches), ..) if self.may_be_given() => {
+                self.given = Some(patches);
+            }
+            (Message::Proof(proof), ..) if self.given.is_some() && self.proof.is_none() => {
+                self.proof = Some(proof);
+            }
             (Message::End, ..) if self.theirs.is_some() => {
                 return self.complete().map(AnswerStep::Turn);
             }
@@ -227,6 +253,7 @@ impl AwaitingAnswer {
     fn may_be_marked(&self) -> bool {
         self.marks.len() < self.rows.len()
             && self.demand.is_none()
+            && self.given.is_none()
             && self.counterparts.is_empty()
             && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
@@ -251,6 +278,7 @@ impl AwaitingAnswer {
     fn may_demand(&self, demand: &Demand) -> bool {
         let nothing_else = self.demand.is_none()
             && self.marks.is_empty()
+            && self.given.is_none()
             && self.counterparts.is_empty()
             && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0);
@@ -261,6 +289,14 @@ impl AwaitingAnswer {
             _ => !self.twins.is_empty() && *demand == Demand::Everything,
         };
         nothing_else && asked
+    }
+
+    /// One message of contents may follow the rows, where none were left out.
+    fn may_be_given(&self) -> bool {
+        self.given.is_none()
+            && self.demand.is_none()
+            && self.twins.is_empty()
+            && self.theirs.is_some()
     }
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
@@ -298,9 +334,22 @@ impl AwaitingAnswer {
             }
             rows.sort_by(|a, b| a.path.cmp(&b.path));
         }
+        let given = match (self.given, self.proof) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(ProtocolError::Contradiction("contents were not proved"));
+            }
+            (Some(patches), Some(proof)) => {
+                let path = |index| Some(rows.get(usize::try_from(index).ok()?)?.path.clone());
+                let paths = patches.contents.iter().map(|content| path(content.index));
+                let paths: Option<Vec<RelPath>> = paths.collect();
+                let paths = paths.ok_or(ProtocolError::Contradiction("a content is of no row"))?;
+                Some(Given { patches, paths, proof })
+            }
+        };
         let demand = self.demand;
         let (marks, ours) = (self.marks, self.rows);
-        let answer = Answer { welcome, statement, marks, rows, ours, demand, twins };
+        let answer = Answer { welcome, statement, marks, rows, ours, given, demand, twins };
         Ok(Deciding { key: self.key, replica: self.replica, answer })
     }
 }
@@ -308,7 +357,7 @@ impl AwaitingAnswer {
 /// The state of [`AwaitingAnswer`], and what it takes.
 const ANSWER: (&str, &str) = (
     "waiting for the answer",
-    "Welcome, Problem, Statement, then Demand or Marks, Rows, Counterparts, Props, then End in this order",
+    "Welcome, Problem, Statement, then Demand or Marks, Rows, Patches and Proof or Counterparts and Props, then End in this order",
 );
 
 /// The properties that are a step away from those of a row, and that such an entry can have.
@@ -391,7 +440,7 @@ impl Deciding {
         };
         self.answer.welcome.verdict = Verdict::Proceed { first_contact };
         self.answer.demand = None;
-        self.answer.marks = vec![Mark::Behind; rows.len()];
+        self.answer.marks = blank_marks(&rows);
         let messages = stated(statement, &rows);
         self.answer.ours = rows;
         Ok((messages, self))

@@ -23,7 +23,7 @@ mod initiator;
 mod responder;
 
 pub use exchange::{Event, Heard, Listening, Next, Talking};
-pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Opening, Stating};
+pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Stating};
 pub use responder::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Shared, Stated,
     StatementStep, common_version,
@@ -51,6 +51,19 @@ pub struct Stand {
     pub responder: Option<Row<Check>>,
     /// Whether the responder can take part at this path.
     pub access: Access,
+    /// What the responder has of a file that the initiator stated and that is newer.
+    pub at_hand: AtHand,
+}
+
+/// What the responder's mark says that it has, where the initiator's row is newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AtHand {
+    /// Something, or it was not said.
+    Unknown,
+    /// Nothing.
+    Nothing,
+    /// The content that the row's base names.
+    Base,
 }
 
 /// Whether the responder can take part at a path that the initiator stated.
@@ -73,14 +86,23 @@ impl Stand {
                 props_version: props.clone(),
                 ..initiator.clone()
             }),
-            Mark::Behind | Mark::Ignored | Mark::Unusable => None,
+            Mark::Behind | Mark::Absent | Mark::OnBase | Mark::Ignored | Mark::Unusable => None,
         };
         let access = match mark {
             Mark::Ignored => Access::Ignored,
             Mark::Unusable => Access::Unusable,
-            Mark::Behind | Mark::Equal | Mark::Same { .. } => Access::Open,
+            Mark::Behind | Mark::Absent | Mark::OnBase | Mark::Equal | Mark::Same { .. } => {
+                Access::Open
+            }
         };
-        Stand { initiator: Some(initiator), responder: responder.or(told), access }
+        let at_hand = match mark {
+            Mark::Absent => AtHand::Nothing,
+            Mark::OnBase => AtHand::Base,
+            Mark::Behind | Mark::Equal | Mark::Same { .. } | Mark::Ignored | Mark::Unusable => {
+                AtHand::Unknown
+            }
+        };
+        Stand { initiator: Some(initiator), responder: responder.or(told), access, at_hand }
     }
 
     /// Where.
@@ -116,7 +138,12 @@ impl Paths {
             let responder = if order.is_ge() { right.next() } else { None };
             stands.push(match order.is_le().then(|| left.next()).flatten() {
                 Some((initiator, mark)) => Stand::marked(initiator, mark, responder),
-                None => Stand { initiator: None, responder, access: Access::Open },
+                None => Stand {
+                    initiator: None,
+                    responder,
+                    access: Access::Open,
+                    at_hand: AtHand::Unknown,
+                },
             });
         }
         Paths(stands)
@@ -220,6 +247,15 @@ impl Manifests {
         let (initiator, marks) = left.into_iter().unzip();
         Ok(Manifests { initiator, marks, responder: right })
     }
+}
+
+/// The marks that a responder without any row would give.
+pub(crate) fn blank_marks(rows: &[Row<Check>]) -> Vec<Mark> {
+    let mark = |row: &Row<Check>| match row.content {
+        Content::File { .. } => Mark::Absent,
+        Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => Mark::Behind,
+    };
+    rows.iter().map(mark).collect()
 }
 
 /// Takes those of the responder's rows out that can be told as counterparts of rows that were

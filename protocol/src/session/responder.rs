@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Agreement, Listening, Manifests, Paths, Rows, Steps, Twin, broken, counterparts, refuse,
+    Agreement, Listening, Manifests, Paths, Rows, Steps, Twin, blank_marks, broken, counterparts,
+    refuse,
 };
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
@@ -11,8 +12,8 @@ use crate::error::{DecodeError, ProtocolError};
 use crate::manifest;
 use crate::message::{
     COUNTERPARTS_MAX, Common, Counterparts, Coverage, Demand, Hello, MOVED_MAX, Mark, Message,
-    Moved, Plan, Problem, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
-    mark_parts,
+    Moved, Patches, Plan, Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree,
+    Verdict, Welcome, mark_parts,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -141,7 +142,7 @@ impl AwaitingStatement {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<StatementStep, ProtocolError> {
         match (message, self.statement.take()) {
-            (Message::Ping, statement) => self.statement = statement,
+            (Message::Ping(_), statement) => self.statement = statement,
             (Message::Statement(statement), None) => {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
@@ -210,7 +211,8 @@ impl Answering {
     }
 
     /// The first half of an answer: problems found by the scan, then what this end states. `rows`
-    /// are the initiator's, kept for the plan.
+    /// are the initiator's, kept for the plan; `given` are contents of some of the own rows, with
+    /// what proves them, sent along because they will most likely be wanted.
     pub fn answer(
         self,
         stated: Vec<Row<Check>>,
@@ -218,6 +220,7 @@ impl Answering {
         statement: Statement,
         marks: Vec<Mark>,
         rows: Vec<Row<Check>>,
+        given: Option<(Patches, Proof)>,
     ) -> (Vec<Message>, AwaitingPlan) {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
@@ -226,6 +229,9 @@ impl Answering {
             messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
         messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
+        if let Some((patches, proof)) = given {
+            messages.extend([Message::Patches(patches), Message::Proof(proof)]);
+        }
         messages.push(Message::End);
         let manifests = Manifests { initiator: stated, marks, responder: rows };
         (messages, self.await_plan(manifests))
@@ -247,7 +253,8 @@ impl Answering {
             Some(twin) => counterparts(&stated, &rows, &twin.responder, checked),
             None => (rows.clone(), Vec::new()),
         };
-        let (mut messages, mut next) = self.answer(stated, Vec::new(), statement, marks, others);
+        let (mut messages, mut next) =
+            self.answer(stated, Vec::new(), statement, marks, others, None);
         next.manifests.responder = rows;
         let step = |twin: &Twin| PropsStep::between(&twin.initiator.props, &twin.responder.props);
         let steps: Vec<PropsStep> = twins.iter().map(step).collect();
@@ -402,7 +409,7 @@ impl AwaitingPlan {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<PlanStep, ProtocolError> {
         match (message, &mut self.restated, &mut self.plan) {
-            (Message::Ping, ..) => {}
+            (Message::Ping(_), ..) => {}
             (Message::Statement(statement), None, None) => {
                 let (rows, props) = (Rows::new(self.common.key.clone()), Steps::default());
                 self.restated = Some(Restating { statement, rows, common: None, props });
@@ -429,6 +436,7 @@ impl AwaitingPlan {
             (Message::Plan(plan), Some(_), None) if self.owed == Owed::RowsAndPlan => {
                 let restating = self.restated.take().expect("matched just now");
                 self.manifests.initiator = restating.finish()?.rows;
+                self.manifests.marks = blank_marks(&self.manifests.initiator);
                 self.begin_plan(&plan)?;
             }
             (Message::Plan(plan), None, None) if self.owed == Owed::Nothing => {

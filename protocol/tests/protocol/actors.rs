@@ -1,7 +1,7 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    Coverage, Demand, Done, Hello, Mark, Message, Moved, PropsStep, Statement, StreamCodec,
+    Coverage, Demand, Done, Hello, Mark, Message, Moved, Proof, PropsStep, Statement, StreamCodec,
     Verdict, Welcome,
 };
 use psync_protocol::session::{
@@ -166,9 +166,21 @@ fn content(index: u64) -> Vec<Message> {
     vec![
         Message::File(index),
         Message::Literal(b"fresh bytes".to_vec()),
-        Message::Ping,
+        Message::Ping(0),
         Message::Delta(samples::delta()),
-        Message::FileEnd(ContentHash::of_bytes(b"whatever")),
+        Message::FileEnd(Some(ContentHash::of_bytes(b"whatever"))),
+    ]
+}
+
+/// A content that is known to be wanted, in the forms that need no asking.
+fn gifts(first: u64, second: u64) -> Vec<Message> {
+    vec![
+        Message::Patches(samples::patches(&[first])),
+        Message::File(second),
+        Message::Against(samples::against()),
+        Message::Delta(samples::delta()),
+        Message::FileEnd(None),
+        Message::Proof(Proof([0x77; 32])),
     ]
 }
 
@@ -243,12 +255,13 @@ impl Alice {
         let paths = deciding.paths()?;
         let decisions = decide(&paths);
         let big = number(&paths, "big.bin");
+        let gifts = gifts(number(&paths, "docs/lost.txt"), number(&paths, "docs/new.txt"));
         let (mut messages, agreement, talking) = deciding.plan(paths, decisions, 311, extra)?;
         let signature = [vec![1; 30], vec![2; 18]].map(Message::Signature);
-        let mut wants = vec![Message::Want(want_delta(big, 48))];
-        wants.extend(signature);
-        if blank {
-            wants.clear();
+        let mut wants = gifts;
+        if !blank {
+            wants.push(Message::Want(want_delta(big, 48)));
+            wants.extend(signature);
         }
         let lost = number(&agreement.paths, "docs/lost.txt");
         self.planned = Some(agreement);
@@ -369,7 +382,9 @@ impl Bob {
                 };
                 let (answer, state) = match demand {
                     Some(demand) => answering.demand(said.0, said.1, demand),
-                    None => answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new()),
+                    None => {
+                        answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new(), None)
+                    }
                 };
                 messages.extend(answer);
                 self.state = State::AwaitingPlan(state);
@@ -406,8 +421,12 @@ impl Bob {
             ours.push(file("same.txt", b"not the same at Bob's", BOB, 2));
         }
         let ours = stated(&ours, &key);
-        let (messages, state) =
-            answering.answer_differences(rows, everything(400), marks, ours, twins, true)?;
+        let (messages, state) = if twins.is_empty() {
+            let given = (samples::patches(&[0]), Proof([0x77; 32]));
+            answering.answer(rows, Vec::new(), everything(400), marks, ours, Some(given))
+        } else {
+            answering.answer_differences(rows, everything(400), marks, ours, twins, true)?
+        };
         self.state = State::AwaitingPlan(state);
         Ok(Step::Say(messages))
     }

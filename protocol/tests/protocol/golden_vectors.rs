@@ -7,8 +7,8 @@ use psync_protocol::codec::Put;
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, ManifestReader};
 use psync_protocol::message::{
-    Coverage, Demand, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Moved, Plan,
-    Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Coverage, Demand, Done, Failure, FailureKind, Filter, Hello, Mark, Message,
+    Moved, Plan, Proof, Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, Props,
@@ -134,7 +134,8 @@ fn decisions() -> Vec<Decision> {
 fn marks() -> Vec<Mark> {
     let same =
         Mark::Same { content: version(&[(ALICE, 1)]), props: version(&[(ALICE, 2), (BOB, 300)]) };
-    vec![Mark::Behind, Mark::Behind, Mark::Equal, same.clone(), Mark::Ignored, Mark::Unusable, same]
+    let rest = [Mark::Ignored, Mark::Unusable, same.clone(), Mark::Absent, Mark::OnBase];
+    [[Mark::Behind, Mark::Behind, Mark::Equal, same].to_vec(), rest.to_vec()].concat()
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
@@ -155,6 +156,12 @@ fn messages() -> Vec<(&'static str, Message)> {
     let full =
         Failure { index: 2, kind: FailureKind::System, text: "No space left on device".into() };
     let everything = Statement { coverage: Coverage::Everything, ..samples::statement() };
+    let base = Base::Other(Check(0x1111_1111_1111_1111));
+    let mut patches = samples::patches(&[298, 299, 300, 7]);
+    patches.contents[2].base = base;
+    patches.contents[3].base = Base::Nothing;
+    let of_bytes = ContentHash::of_bytes;
+    let plain = |kind| Message::Want(Want { index: 300, kind });
     vec![
         ("hello.txt", Message::Hello(hello)),
         ("welcome.txt", Message::Welcome(welcome)),
@@ -165,17 +172,27 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("plan.txt", Message::Plan(Plan::new(400, 1, &decisions()))),
         ("want.txt", Message::Want(Want { index: 300, kind: WantKind::Delta(delta) })),
         ("want-whole.txt", Message::Want(samples::want(0))),
+        ("want-base.txt", plain(WantKind::Base)),
+        ("want-confirm.txt", plain(WantKind::Confirm)),
         ("signature.txt", Message::Signature((0..6).collect())),
         ("file.txt", Message::File(300)),
         ("literal.txt", Message::Literal(b"one\n".to_vec())),
         ("delta.txt", Message::Delta(samples::delta())),
-        ("file-end.txt", Message::FileEnd(ContentHash([0x66; 32]))),
+        ("file-end.txt", Message::FileEnd(Some(ContentHash([0x66; 32])))),
+        ("file-end-plain.txt", Message::FileEnd(None)),
+        ("patches.txt", Message::Patches(patches)),
+        ("against.txt", Message::Against(Against { base: Base::Own, ..samples::against() })),
+        ("against-blocks.txt", Message::Against(samples::against())),
+        ("segment.txt", Message::Segment(samples::segment())),
+        ("against-other.txt", Message::Against(Against { base, ..samples::against() })),
+        ("proof.txt", Message::Proof(Proof::of(&[of_bytes(b"one\n"), of_bytes(b"two\n")]))),
         ("file-failed.txt", Message::FileFailed(failure(300))),
         ("done.txt", Message::Done(Done { sequence: 301, failures: vec![full] })),
         ("problem.txt", Message::Problem(problem())),
         ("end.txt", Message::End),
         ("error.txt", Message::Error { code: ErrorCode::Busy, text: "déjà vu".into() }),
-        ("ping.txt", Message::Ping),
+        ("ping.txt", Message::Ping(0)),
+        ("ping-rate.txt", Message::Ping(1200)),
         ("moved.txt", Message::Moved(moves::moved())),
         ("tree.txt", Message::Tree(trees::tree())),
         ("demand.txt", Message::Demand(Demand::Differences(trees::summary()))),
@@ -275,7 +292,7 @@ fn session() -> Vec<(Role, Vec<Message>)> {
         Message::Rows(manifest::encode(&[row]).remove(0))
     };
     let content = |index, bytes: &[u8]| {
-        let end = Message::FileEnd(ContentHash::of_bytes(bytes));
+        let end = Message::FileEnd(Some(ContentHash::of_bytes(bytes)));
         vec![Message::File(index), Message::Literal(bytes.to_vec()), end]
     };
     let want = |index| Message::Want(samples::want(index));

@@ -225,15 +225,38 @@ fn numbers_that_point_nowhere_are_refused() {
     assert_eq!(error, Err(DecodeError::Invalid("a replica's number")));
     let error = decision::decode(&mut Reader::new(&[2, 7, 2, 2, 0]), 2);
     assert_eq!(error, Err(DecodeError::Invalid("an arrival's source")));
-    let error = Message::decode(5, &[0, 0, 1, 4, 1]);
+    let error = Message::decode(5, &[0, 0, 1, 6, 1]);
     let invalid = DecodeError::Invalid("a mark");
     assert_eq!(error, Err(ProtocolError::Decode { message: "Marks", error: invalid }));
+}
+
+#[test]
+fn contents_without_a_patch_and_runs_that_do_not_add_up_are_refused() {
+    let patches = |payload: &[u8]| {
+        Message::decode(20, payload).map_err(|error| match error {
+            ProtocolError::Decode { error, .. } => error,
+            other => panic!("{other}"),
+        })
+    };
+    let invalid = |what| Err(DecodeError::Invalid(what));
+    assert_eq!(patches(&[0]), invalid("a count of contents"));
+    assert_eq!(patches(&[1, 0, 0, 0]), invalid("a run of bases"));
+    assert_eq!(patches(&[1, 0, 1, 4]), invalid("a base's kind"));
+    assert!(matches!(patches(&[1, 0, 2, 0]), Err(DecodeError::TooLarge { .. })));
+    assert!(matches!(patches(&[2, 0, 0, 1, 0]), Err(DecodeError::Truncated(_))));
 }
 
 /// A greeting, then this stream of frames compressed by somebody who means harm.
 fn compressed(frames: &mut dyn Iterator<Item = Vec<u8>>, window_log: u32) -> Vec<u8> {
     let codec = StreamCodec::Zstd;
     let mut line = FrameEncoder::only(&Message::Hello(Hello { codec, ..samples::hello() }));
+    line.extend(zstd_stream(frames, window_log));
+    line
+}
+
+/// This stream of frames as one zstd frame that does not end.
+fn zstd_stream(frames: &mut dyn Iterator<Item = Vec<u8>>, window_log: u32) -> Vec<u8> {
+    let mut line = Vec::new();
     let mut encoder = Encoder::new(3).unwrap();
     encoder.set_parameter(CParameter::WindowLog(window_log)).unwrap();
     let mut out = vec![0; 1 << 20];
@@ -289,7 +312,7 @@ fn a_stream_that_needs_a_larger_window_than_agreed_is_refused() {
     let mut decoder = FrameDecoder::new();
     decoder.feed(&compressed(&mut ping(), 23));
     assert!(decoder.message().unwrap().is_some());
-    assert_eq!(decoder.message(), Ok(Some(Message::Ping)));
+    assert_eq!(decoder.message(), Ok(Some(Message::Ping(0))));
     let mut decoder = FrameDecoder::new();
     decoder.feed(&compressed(&mut ping(), 24));
     assert!(decoder.message().unwrap().is_some());
@@ -298,6 +321,74 @@ fn a_stream_that_needs_a_larger_window_than_agreed_is_refused() {
         matches!(error, Err(ProtocolError::Decode { error: DecodeError::Stream(_), .. })),
         "{error:?}"
     );
+}
+
+#[test]
+fn the_window_of_every_zstd_frame_is_looked_at() {
+    let ping = || std::iter::once(vec![0, 18]);
+    let mut line = ended(compressed(&mut ping(), 20));
+    line.extend(ended(zstd_stream(&mut ping(), 23)));
+    line.extend(zstd_stream(&mut ping(), 24));
+    let mut decoder = FrameDecoder::new();
+    decoder.feed(&line);
+    assert!(decoder.message().unwrap().is_some());
+    for _ in 0..2 {
+        assert_eq!(decoder.message(), Ok(Some(Message::Ping(0))));
+    }
+    let error = decoder.message();
+    assert!(
+        matches!(error, Err(ProtocolError::Decode { error: DecodeError::Stream(_), .. })),
+        "{error:?}"
+    );
+}
+
+/// A stream that was flushed, with the last block that ends its zstd frame.
+fn ended(mut stream: Vec<u8>) -> Vec<u8> {
+    stream.extend([1, 0, 0]);
+    stream
+}
+
+#[test]
+fn zstd_frames_without_end_and_without_content_cost_only_their_bytes() {
+    let codec = StreamCodec::Zstd;
+    let mut line = FrameEncoder::only(&Message::Hello(Hello { codec, ..samples::hello() }));
+    let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38, 0x01, 0x00, 0x00];
+    let largest_window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x68, 0x01, 0x00, 0x00];
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 0x02, 0x00, 0x00, 0x00, 0xaa, 0xbb];
+    let mut decoder = FrameDecoder::new();
+    decoder.feed(&line);
+    assert!(decoder.message().unwrap().is_some());
+    for _ in 0..2_000 {
+        line.clear();
+        for _ in 0..10 {
+            line.extend(empty.iter().chain(&largest_window).chain(&skipped));
+        }
+        decoder.feed(&line);
+        assert_eq!(decoder.message(), Ok(None));
+        assert!(decoder.held() <= line.len());
+    }
+    decoder.feed(&zstd_stream(&mut std::iter::once(vec![0, 18]), 20));
+    assert_eq!(decoder.message(), Ok(Some(Message::Ping(0))));
+}
+
+#[test]
+fn a_bomb_in_every_zstd_frame_is_taken_step_by_step() {
+    let mut frame = Vec::new();
+    frame.put_varint(FRAME_MAX as u64);
+    frame.push(4);
+    frame.resize(frame.len() + FRAME_MAX, 0);
+    let mut line = ended(compressed(&mut std::iter::once(frame.clone()), 20));
+    for _ in 0..50 {
+        line.extend(ended(zstd_stream(&mut std::iter::once(frame.clone()), 23)));
+    }
+    let mut decoder = FrameDecoder::new();
+    decoder.feed(&line);
+    let mut heard = 0;
+    while decoder.message().unwrap().is_some() {
+        heard += 1;
+        assert!(decoder.held() <= FRAME_MAX + (64 << 10) + 4 + line.len(), "{}", decoder.held());
+    }
+    assert_eq!(heard, 52);
 }
 
 #[test]
@@ -311,7 +402,7 @@ fn asking_again_without_new_bytes_gives_nothing_and_no_error() {
         decoder.feed(&[]);
     }
     decoder.feed(&line[line.len() - 1..]);
-    assert_eq!(decoder.message(), Ok(Some(Message::Ping)));
+    assert_eq!(decoder.message(), Ok(Some(Message::Ping(0))));
 }
 
 #[test]

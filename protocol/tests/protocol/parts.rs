@@ -41,7 +41,8 @@ fn answered(rows: Vec<Row<Check>>, marks: Vec<Mark>) -> (Vec<Message>, AwaitingP
             StatementStep::Turn(stated, mut answering) => {
                 let verdict = Verdict::Proceed { first_contact: true };
                 answering.welcome(Welcome { verdict, ..welcome() });
-                return answering.answer(stated.rows, Vec::new(), statement(), marks, Vec::new());
+                let ours = Vec::new();
+                return answering.answer(stated.rows, Vec::new(), statement(), marks, ours, None);
             }
         }
     }

@@ -31,6 +31,9 @@ struct Rules {
     owed: BTreeSet<u64>,
     asked: BTreeSet<u64>,
     open: Option<u64>,
+    /// What the initiator has sent in the flight of the plan without having been asked.
+    given: BTreeSet<u64>,
+    unproved: bool,
     signature: u64,
     done: [bool; 2],
 }
@@ -45,7 +48,7 @@ impl Rules {
         if !allowed {
             return None;
         }
-        if let Message::Ping = message {
+        if let Message::Ping(_) = message {
             return Some(());
         }
         let last = self.said.last().copied().unwrap_or("");
@@ -114,7 +117,9 @@ impl Rules {
                 ("Statement", &[start, "Problem"]),
                 ("Marks", &["Statement", "Marks"]),
                 ("Rows", &["Statement", "Marks", "Rows"]),
-                ("End", &["Statement", "Demand", "Marks", "Rows", "Props"]),
+                ("Patches", if self.common { &[] } else { &["Statement", "Marks", "Rows"] }),
+                ("Proof", &["Patches"]),
+                ("End", &["Statement", "Demand", "Marks", "Rows", "Props", "Proof"]),
             ])
         };
         if !legal {
@@ -173,19 +178,37 @@ impl Rules {
                 !*done && self.asked.insert(want.index)
             }
             Message::File(index) => {
-                self.open.is_none()
-                    && self.owed.remove(index)
-                    && self.open.replace(*index).is_none()
+                self.open.is_none() && self.comes(*index) && self.open.replace(*index).is_none()
             }
-            Message::Literal(_) | Message::Delta(_) => self.open.is_some(),
-            Message::FileEnd(_) => self.open.take().is_some(),
+            Message::Patches(patches) => {
+                self.unproved = true;
+                self.open.is_none()
+                    && patches.contents.iter().all(|content| self.comes(content.index))
+            }
+            Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_) => {
+                self.open.is_some()
+            }
+            Message::FileEnd(hash) => {
+                self.unproved |= hash.is_none();
+                self.open.take().is_some()
+            }
+            Message::Proof(_) => {
+                self.open.is_none() && std::mem::replace(&mut self.unproved, false)
+            }
             Message::FileFailed(failure) => match self.open.take() {
                 Some(open) => open == failure.index,
                 None => self.owed.remove(&failure.index),
             },
             Message::Done(_) => self.asked.is_empty() && !std::mem::replace(done, true),
-            Message::End => self.open.is_none() && self.owed.is_empty(),
+            Message::End => self.open.is_none() && self.owed.is_empty() && !self.unproved,
             _ => false,
         }
+    }
+
+    /// A content comes that is owed, or, with the plan, any once. How many paths there are is not
+    /// known here: the actors know.
+    fn comes(&mut self, index: u64) -> bool {
+        let with_plan = !self.planned;
+        self.owed.remove(&index) || with_plan && self.given.insert(index)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use psync_protocol::codec::{Put, Reader};
-use psync_protocol::frame::{FrameDecoder, FrameEncoder};
+use psync_protocol::frame::{Effort, FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, BATCH_ROWS, ManifestReader};
 use psync_protocol::message::{Hello, Message, Plan, StreamCodec};
 use psync_protocol::{Check, CheckKey, Content, Row, Version, decision};
@@ -71,6 +71,14 @@ proptest! {
         messages in prop::collection::vec(strategies::message(), 0..8),
         compressed: bool,
         flushes: u8,
+        efforts in prop::collection::vec(
+            prop_oneof![
+                Just(None),
+                Just(Some(Effort::Stored)),
+                (1..=19).prop_map(|level| Some(Effort::Level(level))),
+            ],
+            8,
+        ),
         chunk in 1usize..70,
     ) {
         let codec = if compressed { StreamCodec::Zstd } else { StreamCodec::Raw };
@@ -78,6 +86,7 @@ proptest! {
         let mut encoder = FrameEncoder::start(&greeting, codec, 3).unwrap();
         let mut bytes = Vec::new();
         for (at, message) in messages.iter().enumerate() {
+            efforts[at].iter().for_each(|effort| encoder.set_effort(*effort).unwrap());
             encoder.push(message).unwrap();
             if flushes >> at & 1 == 1 {
                 encoder.flush().unwrap();

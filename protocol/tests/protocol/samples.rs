@@ -1,9 +1,9 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind, Filter, Flow, Hello, Mark,
-    Message, Plan, Problem, ProblemKind, Statement, StreamCodec, Verdict, Want, WantDelta,
-    WantKind, Welcome,
+    Against, Base, Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind, Filter, Flow,
+    Hello, Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
+    StreamCodec, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
@@ -136,6 +136,19 @@ pub(crate) fn delta() -> DeltaOp {
     DeltaOp { pieces, coded: true, data: vec![0xde, 0xad, 0xbe] }
 }
 
+pub(crate) fn patches(indices: &[u64]) -> Patches {
+    let contents = indices.iter().map(|&index| Patched { index, base: Base::Own });
+    Patches { contents: contents.collect(), patch: vec![0xca, 0xfe] }
+}
+
+pub(crate) fn segment() -> Segment {
+    Segment { new_len: 300, missing: 0, bytes: vec![0xba, 0xbe] }
+}
+
+pub(crate) fn against() -> Against {
+    Against { base: Base::Blocks(64), old_len: 1000 }
+}
+
 /// A valid batch: one row, `a.txt`.
 pub(crate) fn batch() -> Vec<u8> {
     let key = CheckKey::new(ALICE, &[0x33; 16]);
@@ -156,14 +169,18 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::File(0),
         Message::Literal(b"bytes".to_vec()),
         Message::Delta(delta()),
-        Message::FileEnd(ContentHash([0x66; 32])),
+        Message::FileEnd(Some(ContentHash([0x66; 32]))),
         Message::FileFailed(failure(0)),
         Message::Done(Done { sequence: 301, failures: vec![failure(0)] }),
         Message::Problem(problem()),
         Message::End,
         Message::Error { code: ErrorCode::Busy, text: "another psync works here".into() },
-        Message::Ping,
+        Message::Ping(1200),
         Message::Moved(crate::moves::moved()),
+        Message::Patches(patches(&[0])),
+        Message::Against(against()),
+        Message::Proof(Proof([0x77; 32])),
+        Message::Segment(segment()),
         Message::Tree(crate::trees::tree()),
         Message::Demand(Demand::Everything),
         Message::Common(crate::trees::common()),

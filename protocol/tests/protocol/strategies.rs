@@ -6,10 +6,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    Common, Counterpart, Counterparts, Coverage, DeltaOp, DeltaPiece, Demand, Done, FRESH_MAX,
-    Failure, FailureKind, Filter, Flow, Hello, Mark, Message, Moved, Plan, Problem, ProblemKind,
-    PropsStep, REMAINDER_MAX, REMAINDER_MIN, SIGNATURE_MAX, SPREAD_MAX, Statement, StreamCodec,
-    Summary, Tree, Verdict, Versions, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Common, Counterpart, Counterparts, Coverage, DeltaOp, DeltaPiece, Demand, Done,
+    FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello, Mark, Message, Moved, Patched, Patches,
+    Plan, Problem, ProblemKind, Proof, PropsStep, REMAINDER_MAX, REMAINDER_MIN, SEGMENT_BYTES,
+    SEGMENT_MAX, SIGNATURE_MAX, SPREAD_MAX, Segment, Statement, StreamCodec, Summary, Tree,
+    Verdict, Versions, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -148,6 +149,8 @@ pub(crate) fn decisions(count: usize) -> impl Strategy<Value = Vec<Decision>> {
 pub(crate) fn marks() -> impl Strategy<Value = Vec<Mark>> {
     let mark = prop_oneof![
         Just(Mark::Behind),
+        Just(Mark::Absent),
+        Just(Mark::OnBase),
         Just(Mark::Equal),
         Just(Mark::Ignored),
         Just(Mark::Unusable),
@@ -310,7 +313,8 @@ fn want() -> impl Strategy<Value = Want> {
             WantKind::Delta(WantDelta { old_len, block_len, hash_len, attempt, signature_len })
         },
     );
-    (any::<u64>(), prop_oneof![Just(WantKind::Whole), delta])
+    let plain = [WantKind::Whole, WantKind::Base, WantKind::Confirm];
+    (any::<u64>(), prop_oneof![prop::sample::select(plain.to_vec()), delta])
         .prop_map(|(index, kind)| Want { index, kind })
 }
 
@@ -322,8 +326,24 @@ fn piece() -> impl Strategy<Value = DeltaPiece> {
     })
 }
 
+fn base() -> impl Strategy<Value = Base> {
+    let other = any::<u64>().prop_map(|check| Base::Other(Check(check)));
+    prop_oneof![Just(Base::Own), other, any::<u32>().prop_map(Base::Blocks), Just(Base::Nothing)]
+}
+
+fn patches() -> impl Strategy<Value = Patches> {
+    let content = (any::<u64>(), base()).prop_map(|(index, base)| Patched { index, base });
+    (vec(content, 1..5), vec(any::<u8>(), 0..40))
+        .prop_map(|(contents, patch)| Patches { contents, patch })
+}
+
+fn against() -> impl Strategy<Value = Against> {
+    (base(), number()).prop_map(|(base, old_len)| Against { base, old_len })
+}
+
 fn failure() -> impl Strategy<Value = Failure> {
-    let kinds = [FailureKind::Changed, FailureKind::System, FailureKind::Mismatch];
+    use FailureKind::{Changed, Mismatch, NoBase, System};
+    let kinds = [Changed, System, Mismatch, NoBase];
     (any::<u64>(), prop::sample::select(kinds.to_vec()), text())
         .prop_map(|(index, kind, text)| Failure { index, kind, text })
 }
@@ -368,12 +388,19 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(Message::File),
         bytes().prop_map(Message::Literal),
         delta,
-        any::<[u8; 32]>().prop_map(|hash| Message::FileEnd(ContentHash(hash))),
+        prop::option::of(any::<[u8; 32]>())
+            .prop_map(|hash| Message::FileEnd(hash.map(ContentHash))),
+        patches().prop_map(Message::Patches),
+        against().prop_map(Message::Against),
+        (0..=SEGMENT_MAX, 0..=SEGMENT_BYTES, bytes()).prop_map(|(new_len, missing, bytes)| {
+            Message::Segment(Segment { new_len, missing, bytes })
+        }),
+        any::<[u8; 32]>().prop_map(|root| Message::Proof(Proof(root))),
         failure().prop_map(Message::FileFailed),
         done,
         problem().prop_map(Message::Problem),
         Just(Message::End),
         error,
-        Just(Message::Ping),
+        (0u64..1 << 40).prop_map(Message::Ping),
     ]
 }

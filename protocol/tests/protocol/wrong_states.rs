@@ -23,9 +23,20 @@ struct Case {
     receive: fn(Message) -> Outcome,
 }
 
-const EXCHANGE: &[&str] = &["Want", "Done", "Problem", "Ping", "End"];
-const OPEN_FILE: &[&str] =
-    &["Want", "Literal", "Delta", "FileEnd", "FileFailed", "Done", "Problem", "Ping"];
+/// In the flight of the plan, where contents may come that were not asked for.
+const FIRST_FLIGHT: &[&str] = &["Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
+const OPEN_FILE: &[&str] = &[
+    "Want",
+    "Literal",
+    "Delta",
+    "FileEnd",
+    "FileFailed",
+    "Done",
+    "Problem",
+    "Ping",
+    "Against",
+    "Segment",
+];
 
 const CASES: &[Case] = &[
     Case {
@@ -82,30 +93,39 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "before the marks",
-        takes: &["Marks", "Rows", "Ping"],
+        takes: &["Marks", "Rows", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after the marks",
-        takes: &["Rows", "End", "Ping"],
+        takes: &["Rows", "End", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction(), marks()]).receive(m).map(drop),
     },
     Case {
         state: "in the answer's rows",
-        takes: &["End", "Ping"],
+        takes: &["End", "Ping", "Patches"],
         receive: |m| {
             let rows = Message::Rows(batch());
             awaiting_answer(&[greeting(), introduction(), marks(), rows]).receive(m).map(drop)
         },
     },
     Case {
+        state: "after the answer's contents",
+        takes: &["Proof", "Ping"],
+        receive: |m| {
+            let patches = Message::Patches(samples::patches(&[0]));
+            let heard = [greeting(), introduction(), marks(), Message::Rows(batch()), patches];
+            awaiting_answer(&heard).receive(m).map(drop)
+        },
+    },
+    Case {
         state: "after a demand for more rows",
-        takes: &["Rows", "Marks", "Demand", "End", "Ping"],
+        takes: &["Rows", "Marks", "Demand", "End", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[demand_of(0), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after a demand for some rows",
-        takes: &["Rows", "Marks", "End", "Ping"],
+        takes: &["Rows", "Marks", "End", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[demand_of(7), introduction()]).receive(m).map(drop),
     },
     Case {
@@ -215,10 +235,14 @@ const CASES: &[Case] = &[
             awaiting_plan(Verdict::Proceed { first_contact: false }, &[plan]).receive(m).map(drop)
         },
     },
-    Case { state: "at the start of a flight", takes: EXCHANGE, receive: |m| hear(listening(), m) },
+    Case {
+        state: "at the start of a flight",
+        takes: FIRST_FLIGHT,
+        receive: |m| hear(listening(), m),
+    },
     Case {
         state: "before the content that is owed",
-        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping"],
+        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches"],
         receive: |m| hear(owed(), m),
     },
     Case {
@@ -227,18 +251,26 @@ const CASES: &[Case] = &[
         receive: |m| hear(after(owed(), Message::File(0)), m),
     },
     Case {
+        state: "after a content without a hash",
+        takes: &["Want", "Done", "Problem", "Ping", "Proof"],
+        receive: |m| {
+            let given = Message::Patches(samples::patches(&[0]));
+            hear(after(listening(), given), m)
+        },
+    },
+    Case {
         state: "inside a signature",
         takes: &["Signature", "Ping"],
         receive: |m| hear(after(listening(), Message::Want(want_delta(0, 9))), m),
     },
     Case {
         state: "after a want of the same content",
-        takes: &["Problem", "Ping", "End"],
+        takes: &["File", "Problem", "Ping", "End", "Patches"],
         receive: |m| hear(after(listening(), Message::Want(want(0))), m),
     },
     Case {
         state: "after Done",
-        takes: &["Problem", "Ping", "End"],
+        takes: &["File", "Problem", "Ping", "End", "Patches"],
         receive: |m| {
             let done = Message::Done(Done { sequence: 1, failures: Vec::new() });
             hear(after(listening(), done), m)
@@ -246,7 +278,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in this end's own flight",
-        takes: &["Want", "Done", "Problem", "Ping"],
+        takes: &["Want", "File", "Done", "Problem", "Ping", "Patches"],
         receive: |m| match m {
             Message::End => Err(ProtocolError::Contradiction("checked by Talking::end")),
             other => talking().send(&other),
@@ -387,7 +419,7 @@ fn awaiting_plan(verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
     };
     let stated = if ours.is_empty() { stated.rows } else { Vec::new() };
     let marks = vec![Mark::Behind; stated.len()];
-    let (_, mut state) = answering.answer(stated, Vec::new(), statement(), marks, ours);
+    let (_, mut state) = answering.answer(stated, Vec::new(), statement(), marks, ours, None);
     for message in heard {
         state = match state.receive(message.clone()).unwrap() {
             PlanStep::More(state) => state,

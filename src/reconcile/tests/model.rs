@@ -14,8 +14,8 @@ use psync_protocol::{
 
 use super::{Context, TWO_WAY, path, time};
 use crate::manifest::{
-    LocalAccess, Outline, Stamp, Stored, Terms, answer, find_common, fold, plain_from, their_row,
-    tree, unfold, untold,
+    LocalAccess, Outline, Own, Stamp, Stored, Terms, answer, find_common, fold, plain_from,
+    their_row, tree, unfold, untold,
 };
 use crate::reconcile::{Draft, Keys, Local, draft};
 
@@ -286,6 +286,25 @@ pub(super) fn hold(a: &mut Replica, b: &mut Replica, terms: Session) -> Meeting 
     planned
 }
 
+/// A replica that answers another's statement.
+struct Answering<'a> {
+    replica: &'a Replica,
+    key: &'a CheckKey,
+}
+
+impl Own for Answering<'_> {
+    type Error = std::convert::Infallible;
+
+    fn row(&mut self, row: &Row<Check>) -> Result<(Option<Stored>, LocalAccess), Self::Error> {
+        Ok((self.replica.row(&row.path).cloned(), self.replica.access(&row.path)))
+    }
+
+    fn has(&mut self, content: Check) -> Result<bool, Self::Error> {
+        let mut rows = self.replica.rows.values().map(|(stored, _)| stored.row.stated(self.key));
+        Ok(rows.any(|row| row.content.fingerprint() == Some(content)))
+    }
+}
+
 /// Makes the plan of a session and carries nothing out.
 pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let keys = [CheckKey::new(a.id, &[8; 16]), CheckKey::new(b.id, &[9; 16])];
@@ -313,9 +332,9 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         &heard,
         b_news.into_iter().filter(|stored| !is_twin(&stored.row.path)).collect(),
         Terms { their_key: &keys[0], our_key: &keys[1], flow: terms.flow, first_contact },
-        |row| Ok::<_, ()>((b.row(&row.path).cloned(), b.access(&row.path))),
+        &mut Answering { replica: b, key: &keys[0] },
     );
-    let answered = answered.unwrap();
+    let Ok(answered) = answered;
     let answer = on_the_line(&answered.rows, &keys[1]);
     let joined = |end: usize, ours: Vec<Row<Check>>, theirs: Vec<Row<Check>>| {
         let mut ours: Vec<_> = ours.into_iter().zip(answered.marks.clone()).collect();

@@ -4,7 +4,7 @@
 //!
 //! What is sent leaves at the line's rate and arrives half a round trip later. Each direction holds
 //! at most what a line of this rate and round trip holds, and 64 KiB more; then its sender has to
-//! wait, as at a socket. The headers of TCP and ssh, lost packets and slow start are not emulated.
+//! wait, as at a socket. It also watches the memory of the remote command. The headers of TCP and ssh, lost packets and slow start are not emulated.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,11 +20,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
+use crate::memory::MemoryWatch;
+
 /// Bits per second, each way; 0 is without limit.
 pub(crate) const RATE: &str = "PSYNC_LINE_RATE";
 pub(crate) const RTT_MS: &str = "PSYNC_LINE_RTT_MS";
 /// A file to which each line adds its counts, as one line of JSON, when it closes.
 pub(crate) const STATS: &str = "PSYNC_LINE_STATS";
+
+/// How long after a program's end its line may take to report.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
 
 /// What one TCP segment carries.
 const SEGMENT: usize = 1460;
@@ -70,12 +75,16 @@ fn after_options(mut arguments: &[OsString]) -> &[OsString] {
 
 fn carry(command: &OsString) -> io::Result<i32> {
     let started = Instant::now();
+    // The shell becomes the command, so that the memory that is watched is the command's.
+    let mut exec = OsString::from("exec ");
+    exec.push(command);
     let mut child = Command::new("sh")
         .arg("-c")
-        .arg(command)
+        .arg(exec)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
+    let memory = MemoryWatch::start(child.id());
     let our_input = io::stdin().as_fd().try_clone_to_owned()?;
     let our_output = io::stdout().as_fd().try_clone_to_owned()?;
     let child_input = OwnedFd::from(child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?);
@@ -87,8 +96,9 @@ fn carry(command: &OsString) -> io::Result<i32> {
         turns: Turns::default(),
     };
     line.run()?;
-    let counts = Counts { out: line.out.carried, back: line.back.carried, turns: line.turns.count };
-    counts.report(started.elapsed())?;
+    // At once: Unison ends its remote shell as soon as it has what it wants.
+    let (out, back, turns) = (line.out.carried, line.back.carried, line.turns.count);
+    Counts { out, back, turns, far_memory: memory.stop() }.report(started.elapsed())?;
     drop(line);
     let status = child.wait()?;
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
@@ -295,11 +305,13 @@ impl Turns {
 }
 
 /// What crossed a line, or several lines together.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) out: u64,
     pub(crate) back: u64,
     pub(crate) turns: u64,
+    /// Peak resident memory of the remote command, in bytes.
+    pub(crate) far_memory: u64,
 }
 
 impl Counts {
@@ -307,21 +319,29 @@ impl Counts {
         let Some(path) = std::env::var_os(STATS) else {
             return Ok(());
         };
-        let Counts { out, back, turns } = self;
+        let Counts { out, back, turns, far_memory } = self;
         let seconds = open_for.as_secs_f64();
-        let text = json!({ "out": out, "back": back, "turns": turns, "seconds": seconds });
+        let text = json!({
+            "out": out, "back": back, "turns": turns, "seconds": seconds, "memory": far_memory,
+        });
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        writeln!(file, "{text}")
+        file.write_all(format!("{text}\n").as_bytes())
     }
 
-    /// The counts of all lines that reported to this file, together.
-    pub(crate) fn read(path: &Path) -> Counts {
+    /// The counts of all lines that reported to this file, together. A program that does not wait
+    /// for its remote shell may end before the line has closed and reported.
+    pub(crate) fn read_when_written(path: &Path) -> Counts {
+        let deadline = Instant::now() + REPORT_WAIT;
+        while !path.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.fold(Counts::default(), |sum, line| Counts {
             out: sum.out + line["out"].as_u64().unwrap_or(0),
             back: sum.back + line["back"].as_u64().unwrap_or(0),
             turns: sum.turns + line["turns"].as_u64().unwrap_or(0),
+            far_memory: sum.far_memory.max(line["memory"].as_u64().unwrap_or(0)),
         })
     }
 

@@ -33,7 +33,7 @@ const PERCENT_CHANGED: usize = 13;
 const PERMILLE_ADDED_OR_REMOVED: usize = 5;
 
 /// 1 January 2025: files of the new release are from then on.
-const RELEASED_NS: i64 = 1_735_689_600_000_000_000;
+pub(crate) const RELEASED_NS: i64 = 1_735_689_600_000_000_000;
 
 /// Copies the sources of the dependencies into `to`, one folder each.
 pub(crate) fn copy_small_real_tree(to: &Path) {
@@ -136,6 +136,24 @@ fn new_line(text: &str, rng: &mut Rng) -> String {
     line
 }
 
+/// Changes one line in the middle of a text.
+pub(crate) fn edit_a_line(file: &Path, rng: &mut Rng) {
+    let text = fs::read_to_string(file).expect("the file holds text");
+    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let line = new_line(&text, rng) + "\n";
+    let middle = lines.len() / 2;
+    lines[middle] = &line;
+    write_file(file, lines.concat());
+}
+
+/// So many of the texts below `folder`, evenly spread; all, if there are no more.
+pub(crate) fn some_texts(folder: &Path, count: usize) -> Vec<PathBuf> {
+    let texts: Vec<PathBuf> =
+        files_below(folder).into_iter().filter(|file| is_text(file)).collect();
+    let step = (texts.len() / count).max(1);
+    texts.into_iter().step_by(step).take(count).collect()
+}
+
 /// The folder directly below `tree` that holds the most files.
 pub(crate) fn fullest_folder(tree: &Path) -> PathBuf {
     let folders = sorted_entries(tree).into_iter().filter(|path| is_folder(path));
@@ -183,7 +201,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// Copies a file or symlink with its mode and time.
-fn copy_file(from: &Path, to: &Path) {
+pub(crate) fn copy_file(from: &Path, to: &Path) {
     let metadata = fs::symlink_metadata(from).expect("the file was just listed");
     if metadata.is_symlink() {
         let target = fs::read_link(from).expect("a symlink can be read");

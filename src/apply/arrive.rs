@@ -1,0 +1,472 @@
+//! Contents as they arrive: built in the stage, checked, proved, and then put in their place.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+use psync_protocol::message::{
+    Against, Base, DeltaOp, Failure, FailureKind, Patches, Proof, SEGMENT_BYTES, Segment,
+};
+use psync_protocol::{Content, ContentHash};
+
+use super::fetch::{Arrived, Asked, Fetching, How};
+use super::{Applier, ApplyError, Ready, Trouble};
+use crate::delta::params::MAX_HASH_LEN;
+use crate::delta::{
+    self, Decoder, DeltaError, ExactDecoder, Fresh, Op, PATCH_MAX, Params, Piece, ReadOld, Target,
+    WriteNew,
+};
+use crate::root::Staged;
+
+/// Bytes of received files that wait for being made durable together.
+pub const FETCH_BATCH_BYTES: u64 = 64 << 20;
+/// Received files that wait for being made durable together.
+const FETCH_BATCH_FILES: usize = 512;
+
+/// A content that is arriving.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    fetching: Fetching,
+    file: File,
+    staged: Staged,
+    hasher: blake3::Hasher,
+    received: u64,
+    against: Option<Source>,
+    /// It is only its hash that is said once more: the content waits in the stage.
+    held: Option<ContentHash>,
+    /// Why what still comes is thrown away.
+    broken: Option<Trouble>,
+}
+
+/// The old file that deltas or segments copy from.
+#[derive(Debug)]
+struct Source {
+    file: File,
+    way: Way,
+}
+
+/// How a content is made of an old file.
+#[derive(Debug)]
+enum Way {
+    /// Of blocks that short hashes have chosen: longer ones may do better.
+    Signed(Decoder),
+    /// Of blocks whose hashes the sender had.
+    Blocks(Decoder),
+    /// Of parts that the sender has seen, with the bytes of a segment that is incomplete.
+    Segments(ExactDecoder, Option<(u32, Vec<u8>)>),
+}
+
+impl Way {
+    fn ends_well(self) -> bool {
+        match self {
+            Way::Signed(decoder) | Way::Blocks(decoder) => decoder.finish().is_ok(),
+            Way::Segments(decoder, rest) => rest.is_none() && decoder.finish().is_ok(),
+        }
+    }
+}
+
+impl Applier<'_> {
+    /// What is known of a content that comes now: it was asked for, or would have been.
+    fn expected(&mut self, index: u64) -> Option<Asked> {
+        let asked = self.asked.remove(&index);
+        asked.or_else(|| {
+            let fetching = self.fetches.take(index)?;
+            Some(Asked { fetching, how: How::Plainly })
+        })
+    }
+
+    /// The content of this path follows.
+    pub fn file_begins(&mut self, index: u64) {
+        let Some(Asked { fetching, how }) = self.expected(index) else { return };
+        let (against, held) = match how {
+            How::Plainly => (None, None),
+            How::Signed(old) => {
+                let decoder = Decoder::new(&old.params, old.length, fetching.size);
+                (Some(Source { file: old.file, way: Way::Signed(decoder) }), None)
+            }
+            How::Staged(staged, hash) => (None, Some((staged, hash))),
+        };
+        let opened = match held {
+            Some((staged, hash)) => {
+                self.staging.reopen(&staged).map(|file| (file, staged, Some(hash)))
+            }
+            None => self.staging.create().map(|(file, staged)| (file, staged, None)),
+        };
+        match opened {
+            Ok((file, staged, held)) => {
+                self.incoming = Some(Incoming {
+                    received: if held.is_some() { fetching.size } else { 0 },
+                    fetching,
+                    file,
+                    staged,
+                    hasher: blake3::Hasher::new(),
+                    against,
+                    held,
+                    broken: None,
+                });
+            }
+            Err(error) => self
+                .fail(fetching.task.index, Trouble::system("create a file in .psync/stage")(error)),
+        }
+    }
+
+    /// The file's deltas are against this old content.
+    pub fn file_against(&mut self, against: Against) {
+        let Some(mut incoming) = self.incoming.take() else { return };
+        let source = self.open_source(&incoming.fetching, against);
+        match source {
+            Ok(source) => incoming.against = Some(source),
+            Err(trouble) => incoming.note(Err(trouble)),
+        }
+        self.incoming = Some(incoming);
+    }
+
+    fn open_source(&mut self, fetching: &Fetching, against: Against) -> Result<Source, Trouble> {
+        let missing = || Trouble {
+            kind: FailureKind::Mismatch,
+            text: "it is against a content that is not here".into(),
+        };
+        let base = match against.base {
+            Base::Own | Base::Blocks(_) => fetching.base,
+            Base::Other(check) => Some(check),
+            Base::Nothing => None,
+        };
+        let file = self.open_base(fetching, base.ok_or_else(missing)?).ok_or_else(missing)?;
+        let length = file.metadata().map_err(Trouble::system("read the old file"))?.len();
+        if length != against.old_len {
+            return Err(missing());
+        }
+        let way = match against.base {
+            Base::Blocks(block_len) => {
+                // How long the hashes were is a matter of the sender's alone.
+                let params = Params::from_wire(block_len, MAX_HASH_LEN, 0)
+                    .map_err(|error| mismatch(error.to_string()))?;
+                Way::Blocks(Decoder::new(&params, length, fetching.size))
+            }
+            Base::Own | Base::Other(_) | Base::Nothing => {
+                Way::Segments(ExactDecoder::new(length, fetching.size), None)
+            }
+        };
+        Ok(Source { file, way })
+    }
+
+    /// More of the file, as it is.
+    pub fn file_literal(&mut self, bytes: &[u8]) {
+        let Some(incoming) = &mut self.incoming else { return };
+        if incoming.broken.is_some() {
+            return;
+        }
+        let result = incoming.write(bytes);
+        incoming.note(result);
+        self.report.progress(&incoming.fetching.task.path, bytes.len() as u64);
+    }
+
+    /// More of the file, of blocks of the old one.
+    pub fn file_delta(&mut self, delta: DeltaOp) {
+        self.file_grows(|incoming| incoming.apply(delta));
+    }
+
+    /// More of the file, of parts of the old one.
+    pub fn file_segment(&mut self, segment: Segment) {
+        self.file_grows(|incoming| incoming.add_segment(segment));
+    }
+
+    fn file_grows(&mut self, grow: impl FnOnce(&mut Incoming) -> Result<(), Trouble>) {
+        let Some(incoming) = &mut self.incoming else { return };
+        if incoming.broken.is_some() {
+            return;
+        }
+        let before = incoming.received;
+        let result = grow(incoming);
+        incoming.note(result);
+        let written = incoming.received - before;
+        self.report.progress(&incoming.fetching.task.path, written);
+    }
+
+    /// The file is complete. It has this hash at the sender; without one, the next proof tells.
+    pub fn file_ends(&mut self, announced: Option<ContentHash>) -> Result<(), ApplyError> {
+        let arrived = self.incoming.take().and_then(|incoming| self.complete(incoming));
+        match (arrived, announced) {
+            (arrived, None) => self.unproved.push(arrived),
+            (None, Some(_)) => {}
+            (Some(arrived), Some(hash)) if arrived.hash == hash => self.accept(arrived)?,
+            (Some(arrived), Some(_)) => self.refuse(arrived),
+        }
+        Ok(())
+    }
+
+    /// Checks what has come; what is wrong is asked for again.
+    fn complete(&mut self, incoming: Incoming) -> Option<Arrived> {
+        let Incoming { fetching, file, staged, hasher, received, against, held, broken } = incoming;
+        drop(file);
+        if let Some(trouble) = broken {
+            self.staging.discard(staged);
+            self.try_again(fetching, trouble);
+            return None;
+        }
+        let hash = held.unwrap_or_else(|| ContentHash(hasher.finalize().into()));
+        let by_hashes =
+            against.as_ref().is_some_and(|against| matches!(against.way, Way::Signed(_)));
+        let complete = against.is_none_or(|against| against.way.ends_well());
+        let arrived = Arrived { fetching, staged, hash };
+        if complete && received == arrived.fetching.size && self.is_announced(&arrived) {
+            return Some(arrived);
+        }
+        if by_hashes {
+            self.staging.discard(arrived.staged);
+            self.try_again(arrived.fetching, not_announced());
+        } else {
+            self.refuse(arrived);
+        }
+        None
+    }
+
+    /// Whether a content has the check that the peer stated.
+    fn is_announced(&self, arrived: &Arrived) -> bool {
+        self.keys.theirs.check(&arrived.hash) == arrived.fetching.check
+    }
+
+    fn refuse(&mut self, arrived: Arrived) {
+        self.staging.discard(arrived.staged);
+        self.try_again_whole(arrived.fetching, not_announced());
+    }
+
+    /// A content that is what the peer has.
+    fn accept(&mut self, arrived: Arrived) -> Result<(), ApplyError> {
+        let Arrived { fetching, staged, hash } = arrived;
+        let content = Some(Content::File { size: fetching.size, hash });
+        self.batch_bytes += fetching.size;
+        self.batch.push(Ready { task: fetching.task, staged: Some(staged), content, leaves: None });
+        if self.batch.len() >= FETCH_BATCH_FILES || self.batch_bytes >= FETCH_BATCH_BYTES {
+            self.commit_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Whole contents, made together of old ones. Where one of those is not here, or one content is
+    /// not needed, none can be made: what is still needed is asked for again.
+    pub fn patches_arrive(&mut self, patches: &Patches) {
+        let wanted: Vec<Option<Fetching>> = patches
+            .contents
+            .iter()
+            .map(|content| Some(self.expected(content.index)?.fetching))
+            .collect();
+        let olds: Vec<Option<Vec<u8>>> = (patches.contents.iter().zip(&wanted))
+            .map(|(content, fetching)| self.old_content(fetching.as_ref()?, content.base))
+            .collect();
+        let made = match olds.iter().flatten().count() == olds.len() {
+            true => make(&wanted, &olds, patches),
+            false => None,
+        };
+        for (at, fetching) in wanted.into_iter().enumerate() {
+            let arrived = match (fetching, made.as_ref().and_then(|made| made.get(at))) {
+                (None, _) => None,
+                (Some(fetching), Some(content)) => self.stage_made(fetching, content),
+                (Some(fetching), None) => {
+                    let base = fetching.base.filter(|_| made_of_what_is_here(&olds, at));
+                    self.fetch(Fetching { base, ..fetching });
+                    None
+                }
+            };
+            self.unproved.push(arrived);
+        }
+    }
+
+    /// The old content of which a patch makes a new one.
+    fn old_content(&mut self, fetching: &Fetching, base: Base) -> Option<Vec<u8>> {
+        let check = match base {
+            Base::Own | Base::Blocks(_) => fetching.base?,
+            Base::Other(check) => check,
+            Base::Nothing => return Some(Vec::new()),
+        };
+        let file = self.open_base(fetching, check)?;
+        let length = file.metadata().ok()?.len();
+        if length > PATCH_MAX as u64 {
+            return None;
+        }
+        let mut content = vec![0; length as usize];
+        file.read_exact_at(&mut content, 0).ok()?;
+        Some(content)
+    }
+
+    /// A content that a patch has made goes to the stage.
+    fn stage_made(&mut self, fetching: Fetching, content: &[u8]) -> Option<Arrived> {
+        let made =
+            self.staging.create().and_then(|(mut file, staged)| match file.write_all(content) {
+                Ok(()) => Ok(staged),
+                Err(error) => {
+                    self.staging.discard(staged);
+                    Err(error)
+                }
+            });
+        let staged = match made {
+            Ok(staged) => staged,
+            Err(error) => {
+                let trouble = Trouble::system("write to .psync/stage")(error);
+                self.fail(fetching.task.index, trouble);
+                return None;
+            }
+        };
+        self.report.progress(&fetching.task.path, fetching.size);
+        let arrived = Arrived { fetching, staged, hash: ContentHash::of_bytes(content) };
+        if self.is_announced(&arrived) {
+            return Some(arrived);
+        }
+        self.refuse(arrived);
+        None
+    }
+
+    /// What has come since the last proof is what the peer has, if the roots are the same. Where
+    /// they are not, or one of the contents is missing, the peer is asked for each hash.
+    pub fn proved(&mut self, proof: Proof) -> Result<(), ApplyError> {
+        let unproved = std::mem::take(&mut self.unproved);
+        let complete = unproved.iter().all(Option::is_some);
+        let arrived: Vec<Arrived> = unproved.into_iter().flatten().collect();
+        if complete && Proof::of(arrived.iter().map(|arrived| &arrived.hash)) == proof {
+            arrived.into_iter().try_for_each(|arrived| self.accept(arrived))
+        } else {
+            self.unconfirmed.extend(arrived);
+            Ok(())
+        }
+    }
+
+    /// The peer cannot send the file.
+    pub fn file_failed(&mut self, failure: Failure) {
+        let trouble = Trouble { kind: failure.kind, text: failure.text };
+        if let Some(incoming) = self.incoming.take() {
+            self.staging.discard(incoming.staged);
+            self.fail(incoming.fetching.task.index, trouble);
+        } else if let Some(Asked { fetching, how }) = self.asked.remove(&failure.index) {
+            if let How::Staged(staged, _) = how {
+                self.staging.discard(staged);
+            }
+            match trouble.kind {
+                FailureKind::NoBase => self.try_again(fetching, trouble),
+                FailureKind::Changed | FailureKind::System | FailureKind::Mismatch => {
+                    self.fail(fetching.task.index, trouble);
+                }
+            }
+        }
+    }
+}
+
+/// The new contents, if the patch can be applied.
+fn make(
+    wanted: &[Option<Fetching>],
+    olds: &[Option<Vec<u8>>],
+    patches: &Patches,
+) -> Option<Vec<Vec<u8>>> {
+    let targets: Option<Vec<Target<'_>>> = (wanted.iter().zip(olds).zip(&patches.contents))
+        .map(|((fetching, old), content)| {
+            let new_len = usize::try_from(fetching.as_ref()?.size).ok()?;
+            let unit = match content.base {
+                Base::Blocks(length) => length,
+                Base::Own | Base::Other(_) | Base::Nothing => 1,
+            };
+            Some(Target { old: old.as_ref()?, unit, new_len })
+        })
+        .collect();
+    delta::apply_all(&targets?, &patches.patch).ok()
+}
+
+/// Whether it is for another content of the same patch that this one could not be made.
+fn made_of_what_is_here(olds: &[Option<Vec<u8>>], at: usize) -> bool {
+    olds[at].is_some() && olds.iter().any(Option::is_none)
+}
+
+fn mismatch(text: String) -> Trouble {
+    Trouble { kind: FailureKind::Mismatch, text }
+}
+
+fn not_announced() -> Trouble {
+    mismatch("what arrived is not what was announced".into())
+}
+
+impl Incoming {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        if self.received + bytes.len() as u64 > self.fetching.size {
+            return Err(mismatch("more arrived than was announced".into()));
+        }
+        self.file.write_all(bytes).map_err(Trouble::system("write to .psync/stage"))?;
+        self.hasher.update(bytes);
+        self.received += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn apply(&mut self, delta: DeltaOp) -> Result<(), Trouble> {
+        let pieces = delta.pieces.iter().map(|piece| Piece {
+            block: piece.block,
+            count: piece.count,
+            fresh: piece.fresh,
+        });
+        let fresh = if delta.coded { Fresh::Coded(delta.data) } else { Fresh::Plain(delta.data) };
+        let op = Op { pieces: pieces.collect(), fresh };
+        self.with_source(|way, read, write| match way {
+            Way::Signed(decoder) | Way::Blocks(decoder) => decoder.apply(&op, read, write),
+            Way::Segments(..) => Err(DeltaError::Patch("it has blocks instead of segments")),
+        })
+    }
+
+    fn add_segment(&mut self, segment: Segment) -> Result<(), Trouble> {
+        self.with_source(|way, read, write| {
+            let Way::Segments(decoder, rest) = way else {
+                return Err(DeltaError::Patch("it has segments instead of blocks"));
+            };
+            let (new_len, data) = match rest.take() {
+                None => (segment.new_len, segment.bytes),
+                Some((new_len, mut data)) => {
+                    data.extend_from_slice(&segment.bytes);
+                    (new_len, data)
+                }
+            };
+            if segment.missing == 0 {
+                return decoder.apply(
+                    &delta::Segment { new_len: new_len as usize, data },
+                    read,
+                    write,
+                );
+            }
+            if data.len() as u64 + u64::from(segment.missing) > u64::from(SEGMENT_BYTES) {
+                return Err(DeltaError::Patch("a segment is too long"));
+            }
+            *rest = Some((new_len, data));
+            Ok(())
+        })
+    }
+
+    /// Reads from the old file and writes to the new one.
+    fn with_source(
+        &mut self,
+        work: impl FnOnce(&mut Way, &mut ReadOld<'_>, &mut WriteNew<'_>) -> Result<(), DeltaError>,
+    ) -> Result<(), Trouble> {
+        let Some(Source { file, mut way }) = self.against.take() else {
+            return Err(mismatch("a delta arrived where the whole file was asked for".into()));
+        };
+        let mut refused = None;
+        let result = work(
+            &mut way,
+            &mut |offset, buffer| file.read_exact_at(buffer, offset),
+            &mut |bytes| {
+                self.write(bytes).map_err(|trouble| {
+                    refused = Some(trouble);
+                    io::Error::other("refused")
+                })
+            },
+        );
+        self.against = Some(Source { file, way });
+        match (result, refused) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(trouble)) => Err(trouble),
+            (Err(DeltaError::Io(error)), None) => {
+                Err(mismatch(format!("the old file cannot be read: {error}")))
+            }
+            (Err(error), None) => Err(mismatch(error.to_string())),
+        }
+    }
+
+    fn note(&mut self, result: Result<(), Trouble>) {
+        if let Err(trouble) = result {
+            self.broken = Some(trouble);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What an index remembers of contents, and databases of older formats.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use psync_protocol::{Content, ContentHash, RelPath};
+
+use super::*;
+use crate::manifest::{Stamp, Stored};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("psync-index-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn open(&self) -> Index {
+        let (index, set_aside) = Index::open(&self.0, |buffer| buffer.fill(7)).unwrap();
+        assert_eq!(set_aside, None);
+        index
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+fn file(at: &str, content: &str) -> Stored {
+    let mut row = Row::absent(path(at));
+    let hash = ContentHash::of_bytes(content.as_bytes());
+    row.content = Content::File { size: content.len() as u64, hash };
+    Stored { row, stamp: Stamp(1), inode: 1, shared: false, deleted_at: 0 }
+}
+
+fn blocks(packed: &[u8]) -> BlockHashes {
+    BlockHashes { block_len: 64, hash_len: 4, seed: u64::MAX, len: 99, packed: packed.to_vec() }
+}
+
+fn names(index: &Index, at_most: Remembered) -> Vec<String> {
+    let files = index.to_remember(at_most).unwrap();
+    files.into_iter().map(|file| file.path.to_string()).collect()
+}
+
+#[test]
+fn only_files_that_a_peer_has_are_to_be_remembered() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    for at in ["a", "b", "c"] {
+        index.put(&file(at, at)).unwrap();
+    }
+    assert!(!index.has_to_remember(Remembered::AsBlocks).unwrap());
+    index.mark_shared(&path("a")).unwrap();
+    index.mark_shared(&path("c")).unwrap();
+    assert!(index.has_to_remember(Remembered::Not).unwrap());
+    assert_eq!(names(&index, Remembered::Not), ["a", "c"]);
+    let files = index.to_remember(Remembered::Not).unwrap();
+    assert_eq!((files[0].size, files[0].hash), (1, ContentHash::of_bytes(b"a")));
+    index.set_remembered(&files[0], Remembered::InStore).unwrap();
+    index.set_remembered(&files[1], Remembered::AsBlocks).unwrap();
+    assert!(!index.has_to_remember(Remembered::Not).unwrap());
+    assert_eq!(names(&index, Remembered::AsBlocks), ["c"]);
+    // Agreed on once more, with the same content.
+    index.mark_shared(&path("a")).unwrap();
+    assert!(!index.has_to_remember(Remembered::Not).unwrap());
+    index.forget_remembered().unwrap();
+    assert_eq!(names(&index, Remembered::Not), ["a", "c"]);
+}
+
+#[test]
+fn a_file_that_changed_meanwhile_is_not_taken_for_remembered() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    index.put(&file("a", "old")).unwrap();
+    index.mark_shared(&path("a")).unwrap();
+    let old = index.to_remember(Remembered::Not).unwrap().remove(0);
+    index.set_remembered(&old, Remembered::InStore).unwrap();
+    index.put(&file("a", "new")).unwrap();
+    assert!(!index.has_to_remember(Remembered::Not).unwrap(), "no peer has it yet");
+    index.mark_shared(&path("a")).unwrap();
+    index.set_remembered(&old, Remembered::InStore).unwrap();
+    assert_eq!(names(&index, Remembered::Not), ["a"]);
+}
+
+#[test]
+fn block_hashes_come_back_as_they_were() {
+    let folder = Folder::new();
+    let hash = ContentHash::of_bytes(b"content");
+    let mut index = folder.open();
+    assert_eq!(index.blocks(&hash).unwrap(), None);
+    index.put_blocks(&hash, &blocks(b"first")).unwrap();
+    index.put_blocks(&hash, &blocks(b"second")).unwrap();
+    drop(index);
+    let index = folder.open();
+    assert!(index.has_blocks(&hash).unwrap());
+    assert_eq!(index.blocks(&hash).unwrap(), Some(blocks(b"second")));
+}
+
+#[test]
+fn block_hashes_stay_while_a_file_or_a_base_refers_to_them() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    let hash = |content: &str| ContentHash::of_bytes(content.as_bytes());
+    let mut edited = file("edited", "new");
+    edited.row.base = Some(hash("old"));
+    index.put(&edited).unwrap();
+    index.put(&file("same", "same")).unwrap();
+    index.put(&file("stored", "stored")).unwrap();
+    let mut gone = file("gone", "gone");
+    gone.row.content = Content::Deleted { moved_to: None };
+    index.put(&gone).unwrap();
+    for content in ["new", "old", "same", "stored", "gone", "older"] {
+        index.put_blocks(&hash(content), &blocks(b"")).unwrap();
+    }
+    assert_eq!(index.purge_blocks(|found| *found == hash("stored")).unwrap(), 3);
+    for content in ["new", "old", "same"] {
+        assert!(index.has_blocks(&hash(content)).unwrap(), "{content}");
+    }
+}
+
+#[test]
+fn an_index_of_the_first_format_keeps_its_rows_and_remembers_from_now_on() {
+    let folder = Folder::new();
+    let replica = {
+        let mut index = folder.open();
+        index.put(&file("a", "a")).unwrap();
+        index.mark_shared(&path("a")).unwrap();
+        index
+            .db
+            .execute_batch(
+                "DROP INDEX entries_to_remember; ALTER TABLE entries DROP COLUMN remembered;
+             DROP TABLE blocks; DROP TABLE lines; PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        index.replica()
+    };
+    let index = folder.open();
+    assert_eq!(index.replica(), replica);
+    assert_eq!(names(&index, Remembered::Not), ["a"]);
+}
+
+#[test]
+fn the_setting_of_the_store_is_kept() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    assert_eq!(index.store_setting().unwrap(), None);
+    index.set_store_setting(Some("1G")).unwrap();
+    assert_eq!(index.store_setting().unwrap().as_deref(), Some("1G"));
+    index.set_store_setting(None).unwrap();
+    assert_eq!(index.store_setting().unwrap(), None);
+}

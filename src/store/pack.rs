@@ -1,0 +1,111 @@
+//! From a content to chunks.
+
+use std::io::{self, Read};
+
+use psync_protocol::ContentHash;
+use zstd::bulk::Compressor;
+
+use super::CHUNK;
+
+/// zstd's quickest ordinary level: filling a store should cost little more than reading the files.
+const LEVEL: i32 = 1;
+
+/// A content in memory, ready to be kept.
+#[derive(Debug)]
+pub struct Packed {
+    /// The hash of what was read.
+    pub hash: ContentHash,
+    /// Its bytes.
+    pub size: u64,
+    pub(super) chunks: Vec<Vec<u8>>,
+}
+
+/// Compresses contents, one after the other. Each thread has its own.
+pub struct Packer {
+    compressor: Compressor<'static>,
+    raw: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Packer {
+    /// A packer. Fails for want of memory.
+    pub fn new() -> io::Result<Packer> {
+        let compressor = Compressor::new(LEVEL)?;
+        Ok(Packer { compressor, raw: Vec::new(), frame: Vec::new() })
+    }
+
+    /// Packs what a reader gives, of which `size` bytes are expected (and hardly more are read);
+    /// all of it is in memory then, so this is for contents of a few MiB.
+    pub fn pack(&mut self, size: u64, reader: &mut dyn Read) -> io::Result<Packed> {
+        let mut chunks = Vec::new();
+        let found = self.each_chunk(size, reader, |chunk| {
+            chunks.push(chunk.to_vec());
+            Ok::<_, io::Error>(true)
+        })?;
+        let (hash, size) = found.unwrap_or((ContentHash::of_bytes(b""), 0));
+        Ok(Packed { hash, size, chunks })
+    }
+
+    /// Gives each chunk, in order, to `each`, which says whether to go on. What was read in all;
+    /// none if `each` has stopped it.
+    pub(super) fn each_chunk<E: From<Unread>>(
+        &mut self,
+        size: u64,
+        reader: &mut dyn Read,
+        mut each: impl FnMut(&[u8]) -> Result<bool, E>,
+    ) -> Result<Option<(ContentHash, u64)>, E> {
+        let mut hasher = blake3::Hasher::new();
+        let mut total = 0;
+        // A file that has grown is another content: no need to read to its new end.
+        let mut reader = reader.take(size.saturating_add(1));
+        loop {
+            self.raw.clear();
+            let wanted = CHUNK.min(usize::try_from(size + 1 - total).unwrap_or(CHUNK));
+            self.raw.reserve(wanted);
+            reader.by_ref().take(CHUNK as u64).read_to_end(&mut self.raw).map_err(Unread)?;
+            if self.raw.is_empty() {
+                return Ok(Some((ContentHash(hasher.finalize().into()), total)));
+            }
+            hasher.update(&self.raw);
+            total += self.raw.len() as u64;
+            self.frame.clear();
+            self.frame.reserve(zstd::zstd_safe::compress_bound(self.raw.len()));
+            self.compressor.compress_to_buffer(&self.raw, &mut self.frame).map_err(Unread)?;
+            let shorter = self.frame.len() < self.raw.len();
+            if !each(if shorter { &self.frame } else { &self.raw })? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// A content could not be read (or compressed, for want of memory).
+#[derive(Debug)]
+pub(super) struct Unread(pub(super) io::Error);
+
+impl From<Unread> for io::Error {
+    fn from(error: Unread) -> io::Error {
+        error.0
+    }
+}
+
+impl From<Unread> for super::StoreError {
+    fn from(error: Unread) -> super::StoreError {
+        super::StoreError::Unreadable(error.0)
+    }
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Packer(..)")
+    }
+}
+
+/// The raw bytes of a chunk that holds so many.
+pub(super) fn unpack(chunk: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    if chunk.len() == len {
+        return Ok(chunk.to_vec());
+    }
+    let raw = zstd::bulk::decompress(chunk, len)?;
+    if raw.len() == len { Ok(raw) } else { Err(io::Error::other("a chunk has another length")) }
+}

@@ -1,0 +1,524 @@
+//! What is agreed with a peer is remembered, after the session, for the next edit: whole contents
+//! in the store, or at least their block hashes in the index. Nobody waits for it, nothing depends
+//! on it, and what was interrupted is taken up after the next session.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use psync_protocol::ContentHash;
+use psync_protocol::Role;
+use psync_protocol::message::Problem;
+
+use super::site::note;
+use super::{OldContents, Site, random};
+use crate::delta::{Params, SignatureBuilder};
+use crate::index::{BlockHashes, Index, IndexError, Remembered, SharedFile};
+use crate::report::{Phase, Report, Trouble};
+use crate::root::Root;
+use crate::store::{Kept, Packed, Packer, Store, StoreError};
+
+/// Largest file that is packed in memory, by a thread of its own.
+const PACK_MAX: u64 = 1 << 20;
+/// Batches of contents that may wait to be written.
+const QUEUE: usize = 8;
+/// Files that a thread hands over at once, at most; and their bytes.
+const HAND_FILES: usize = 64;
+const HAND_BYTES: u64 = 2 << 20;
+/// Most threads that read.
+const THREADS_MAX: usize = 4;
+/// Files after which the index is told.
+const BATCH_FILES: usize = 16 << 10;
+/// The same where only block hashes are made.
+const AS_BLOCKS_STEP: usize = 1 << 10;
+/// Bytes of block hashes after which the index is told.
+const BATCH_BYTES: usize = 16 << 20;
+/// Bytes to be read from which on a person should see that something goes on.
+const WORTH_SHOWING: u64 = 16 << 20;
+/// A file shorter than this costs hardly more than a patch: its block hashes are of no use.
+const BLOCKS_MIN: u64 = 256;
+/// Bytes read at a time.
+const READ_STEP: usize = 256 << 10;
+
+/// Remembers what has been agreed, at the end that a person started.
+pub fn remember(site: &mut Site, report: &dyn Report) {
+    site.notes.clear();
+    remember_all(site, report);
+    for problem in std::mem::take(&mut site.notes) {
+        let Problem { kind, path, text } = problem;
+        report.trouble(&Trouble { on: Role::Initiator, path, kind: kind.into(), text });
+    }
+}
+
+/// The same at the other end, which has nobody to talk to any more: what a person should know is
+/// told in the next run.
+pub(super) fn remember_quietly(site: &mut Site, report: &dyn Report) {
+    site.notes.clear();
+    remember_all(site, report);
+    for problem in std::mem::take(&mut site.notes) {
+        // The note says that something is not remembered; it may share that fate.
+        let _ = site.index.leave_note(&problem.text);
+    }
+}
+
+fn remember_all(site: &mut Site, report: &dyn Report) {
+    if let Err(error) = try_remember(site, report) {
+        site.notes.push(note(format!("what was agreed cannot be remembered: {error}")));
+    }
+}
+
+fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> {
+    let setting = site.old.is_on().then(|| site.old.setting());
+    // What the store did not take is offered again where the rules have changed, or where it could
+    // not be used the last time.
+    let again = setting.is_some() && site.index.store_setting()? != setting;
+    let at_most = if again { Remembered::AsBlocks } else { Remembered::Not };
+    if !site.index.has_to_remember(at_most)? {
+        return Ok(());
+    }
+    site.store();
+    let files = site.index.to_remember(at_most)?;
+    let mut blocks_changed = again;
+    let left_out = fill(site, files, report, &mut blocks_changed)?;
+    if setting.is_some() && !site.old.is_on() {
+        // The store has failed on the way, and lost what was not committed.
+        let rest = site.index.to_remember(Remembered::Not)?;
+        fill(site, rest, report, &mut blocks_changed)?;
+    }
+    as_blocks(site, &left_out)?;
+    let setting = setting.filter(|_| site.old.is_on());
+    if blocks_changed || site.index.store_setting()? != setting {
+        let Site { old, index, notes, .. } = site;
+        let store = old.open(index, notes);
+        let in_store =
+            |hash: &_| store.as_ref().is_some_and(|store| store.holds(hash).unwrap_or(false));
+        index.transaction(|index| {
+            index.set_store_setting(setting.as_deref())?;
+            index.purge_blocks(in_store)
+        })?;
+    }
+    Ok(())
+}
+
+/// Offers files to the store, and makes block hashes of those that it does not take. Returns live
+/// contents that had to make room.
+fn fill(
+    site: &mut Site,
+    mut files: Vec<SharedFile>,
+    report: &dyn Report,
+    blocks_changed: &mut bool,
+) -> Result<HashSet<ContentHash>, IndexError> {
+    let Site { root, index, old, notes, .. } = site;
+    let bytes: u64 = files.iter().map(|file| file.size).sum();
+    if old.open(index, notes).is_some_and(|store| bytes > store.rules().budget) {
+        // Not all of it will fit: as many files as can be.
+        files.sort_by_key(|file| file.size);
+    }
+    let mut filler = Filler::new(index, old, notes);
+    let files = filler.without_known(files)?;
+    if bytes >= WORTH_SHOWING && !files.is_empty() {
+        let bytes = files.iter().map(|file| file.size).sum();
+        report.phase(Phase::Remembering { bytes });
+    }
+    let reader = FileReader {
+        root,
+        files: &files,
+        next: AtomicUsize::new(0),
+        packs: AtomicBool::new(filler.store().is_some()),
+        snapshots: AtomicBool::new(filler.store().is_some()),
+        largest: filler.store().map_or(0, |store| store.rules().largest_file),
+    };
+    let result = std::thread::scope(|scope| {
+        let (sender, results) = sync_channel(QUEUE);
+        for _ in 0..threads().min(files.len()) {
+            let (sender, reader) = (sender.clone(), &reader);
+            scope.spawn(move || reader.read_all(&sender));
+        }
+        drop(sender);
+        for (at, found) in results.into_iter().flatten() {
+            filler.take(&reader, &files[at], found)?;
+            report.progress(&files[at].path, files[at].size);
+        }
+        filler.finish()
+    });
+    *blocks_changed |= filler.put_blocks;
+    result.map(|()| filler.evicted)
+}
+
+/// Of files whose contents the store has let go, block hashes stay.
+pub(super) fn as_blocks(site: &mut Site, hashes: &HashSet<ContentHash>) -> Result<(), IndexError> {
+    if hashes.is_empty() {
+        return Ok(());
+    }
+    let mut buffer = Vec::new();
+    for files in files_with(&mut site.index, hashes)?.chunks(AS_BLOCKS_STEP) {
+        let mut read = Vec::with_capacity(files.len());
+        for file in files {
+            let opened = site.root.open_file(&file.path);
+            let blocks =
+                opened.and_then(|(mut open, _)| block_hashes(&mut open, file, &mut buffer));
+            read.push(blocks.ok().flatten().and_then(|Blocks(blocks)| blocks));
+        }
+        site.index.transaction(|index| {
+            for (file, blocks) in files.iter().zip(read) {
+                blocks.map_or(Ok(()), |blocks| index.put_blocks(&file.hash, &blocks))?;
+                index.set_remembered(file, Remembered::AsBlocks)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn files_with(
+    index: &mut Index,
+    hashes: &HashSet<ContentHash>,
+) -> Result<Vec<SharedFile>, IndexError> {
+    let mut files = Vec::new();
+    index.files(|path, size, hash| {
+        if hashes.contains(&hash)
+            && let Ok(path) = psync_protocol::RelPath::new(path)
+        {
+            files.push(SharedFile { path, size, hash });
+        }
+    })?;
+    Ok(files)
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).clamp(1, THREADS_MAX)
+}
+
+/// What a reading thread makes of a file.
+enum Found {
+    /// A content for the store.
+    Packed(Packed),
+    /// A file that the store has to look at itself.
+    Large(File),
+    /// What can be had where the store does not take it.
+    Blocks(Blocks),
+    /// It is not the content that was agreed any more, or cannot be read: the next scan will tell.
+    Gone,
+}
+
+/// The block hashes of a content, unless it is too short for them to be of use.
+struct Blocks(Option<BlockHashes>);
+
+/// The threads that read.
+struct FileReader<'a> {
+    root: &'a Root,
+    files: &'a [SharedFile],
+    next: AtomicUsize,
+    /// Whether the store takes more.
+    packs: AtomicBool,
+    /// Whether the file system may have snapshots.
+    snapshots: AtomicBool,
+    /// The largest file that the store copies, in bytes.
+    largest: u64,
+}
+
+impl FileReader<'_> {
+    /// Reads files until there are none left, and hands them over, several at a time: waking the
+    /// thread that writes for each small file would cost more than reading it.
+    fn read_all(&self, results: &SyncSender<Vec<(usize, Found)>>) {
+        let mut buffer = Vec::new();
+        let mut packer = Packer::new().ok();
+        loop {
+            let mut hand = Vec::new();
+            let mut bytes = 0;
+            while hand.len() < HAND_FILES && bytes < HAND_BYTES {
+                let at = self.next.fetch_add(1, Ordering::Relaxed);
+                let Some(file) = self.files.get(at) else { break };
+                let found = self.read(file, packer.as_mut(), &mut buffer).unwrap_or(Found::Gone);
+                bytes += file.size;
+                hand.push((at, found));
+            }
+            if hand.is_empty() || results.send(hand).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        file: &SharedFile,
+        packer: Option<&mut Packer>,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Found> {
+        let (mut open, stat) = self.root.open_file(&file.path)?;
+        if stat.size != file.size {
+            return Ok(Found::Gone);
+        }
+        let taken = self.packs.load(Ordering::Relaxed) && file.size <= self.largest;
+        match packer {
+            Some(packer) if taken && file.size <= PACK_MAX => {
+                let packed = packer.pack(file.size, &mut open)?;
+                let is_it = packed.hash == file.hash;
+                Ok(if is_it { Found::Packed(packed) } else { Found::Gone })
+            }
+            _ if file.size > PACK_MAX && (taken || self.snapshots.load(Ordering::Relaxed)) => {
+                Ok(Found::Large(open))
+            }
+            _ => Ok(block_hashes(&mut open, file, buffer)?.map_or(Found::Gone, Found::Blocks)),
+        }
+    }
+}
+
+/// Hashes the blocks of a file; none if it is not the content that it should be.
+fn block_hashes(
+    reader: &mut impl Read,
+    file: &SharedFile,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<Blocks>> {
+    if file.size < BLOCKS_MIN {
+        return Ok(Some(Blocks(None)));
+    }
+    let mut seed = [0; 8];
+    random(&mut seed);
+    let params = cache_params(file.size, u64::from_le_bytes(seed));
+    let mut builder = SignatureBuilder::new(params);
+    let mut hasher = blake3::Hasher::new();
+    buffer.resize(READ_STEP, 0);
+    loop {
+        match reader.read(buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                builder.update(&buffer[..n]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if ContentHash(hasher.finalize().into()) != file.hash {
+        return Ok(None);
+    }
+    Ok(Some(Blocks(Some(BlockHashes {
+        block_len: params.block_len(),
+        hash_len: params.hash_len(),
+        seed: params.seed(),
+        len: file.size,
+        packed: builder.finish(),
+    }))))
+}
+
+/// How the blocks of a content of `len` bytes are hashed for the cache: small blocks, as they cost
+/// nothing on the line; from 1 MiB on under one percent of the content.
+fn cache_params(len: u64, seed: u64) -> Params {
+    Params::for_cache(len, seed)
+}
+
+/// The one thread that writes.
+struct Filler<'a> {
+    index: &'a mut Index,
+    old: &'a mut OldContents,
+    notes: &'a mut Vec<Problem>,
+    /// What the index has not been told yet.
+    batch: Vec<(SharedFile, Remembered, Option<BlockHashes>)>,
+    batch_bytes: usize,
+    buffer: Vec<u8>,
+    put_blocks: bool,
+    took_snapshots: bool,
+    /// Whether room has been made once; what is kept in one run does not make room for the rest.
+    made_room: bool,
+    /// Live contents that have made room.
+    evicted: HashSet<ContentHash>,
+}
+
+impl<'a> Filler<'a> {
+    fn new(
+        index: &'a mut Index,
+        old: &'a mut OldContents,
+        notes: &'a mut Vec<Problem>,
+    ) -> Filler<'a> {
+        Filler {
+            index,
+            old,
+            notes,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            buffer: Vec::new(),
+            put_blocks: false,
+            took_snapshots: false,
+            made_room: false,
+            evicted: HashSet::new(),
+        }
+    }
+
+    fn store(&mut self) -> Option<&mut Store> {
+        self.old.open(self.index, self.notes)
+    }
+
+    /// Leaves out what is known already, or has nothing to be known.
+    fn without_known(&mut self, files: Vec<SharedFile>) -> Result<Vec<SharedFile>, IndexError> {
+        let mut unknown = Vec::with_capacity(files.len());
+        for file in files {
+            let held = match self.store() {
+                Some(store) => store.holds(&file.hash),
+                None => Ok(false),
+            };
+            let held = held.unwrap_or_else(|error| {
+                self.give_up(&error);
+                false
+            });
+            let offered = self.store().is_some();
+            if held || file.size == 0 {
+                self.note(file, Remembered::InStore, None)?;
+            } else if !offered && self.index.has_blocks(&file.hash)? {
+                self.note(file, Remembered::AsBlocks, None)?;
+            } else {
+                unknown.push(file);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Takes what was made of a file.
+    fn take(
+        &mut self,
+        reader: &FileReader<'_>,
+        file: &SharedFile,
+        found: Found,
+    ) -> Result<(), IndexError> {
+        let kept = match &found {
+            Found::Gone => return Ok(()),
+            Found::Blocks(_) => Ok(Kept::NoRoom),
+            Found::Packed(packed) => self.with_room(reader, file, |store| store.put(packed)),
+            Found::Large(open) => self.keep_large(reader, file, open),
+        };
+        let kept = kept.unwrap_or_else(|error| {
+            reader.packs.store(false, Ordering::Relaxed);
+            reader.snapshots.store(false, Ordering::Relaxed);
+            self.give_up(&error);
+            Kept::NoRoom
+        });
+        match (kept, found) {
+            (Kept::Held, _) => self.note(file.clone(), Remembered::InStore, None),
+            (Kept::Different, _) | (Kept::NoRoom, Found::Gone) => Ok(()),
+            (Kept::NoRoom, Found::Blocks(Blocks(blocks))) => {
+                self.note(file.clone(), Remembered::AsBlocks, blocks)
+            }
+            (Kept::NoRoom, Found::Packed(_) | Found::Large(_)) => {
+                let opened = reader.root.open_file(&file.path);
+                let blocks = opened
+                    .and_then(|(mut open, _)| block_hashes(&mut open, file, &mut self.buffer));
+                match blocks {
+                    Ok(Some(Blocks(blocks))) => {
+                        self.note(file.clone(), Remembered::AsBlocks, blocks)
+                    }
+                    Ok(None) | Err(_) => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn keep_large(
+        &mut self,
+        reader: &FileReader<'_>,
+        file: &SharedFile,
+        open: &File,
+    ) -> Result<Kept, StoreError> {
+        let Some(store) = self.store() else { return Ok(Kept::NoRoom) };
+        if let Some(kept) = store.snapshot(&file.hash, file.size, open)? {
+            self.took_snapshots |= kept == Kept::Held;
+            return Ok(kept);
+        }
+        reader.snapshots.store(false, Ordering::Relaxed);
+        if !store.takes(file.size) {
+            return Ok(Kept::NoRoom);
+        }
+        self.with_room(reader, file, |store| {
+            let mut open = open;
+            open.rewind().map_err(StoreError::Unreadable)?;
+            store.keep(&file.hash, file.size, &mut open)
+        })
+    }
+
+    /// Keeps something; where there is no room, once more after others have made some.
+    fn with_room(
+        &mut self,
+        reader: &FileReader<'_>,
+        file: &SharedFile,
+        keep: impl Fn(&mut Store) -> Result<Kept, StoreError>,
+    ) -> Result<Kept, StoreError> {
+        let Some(store) = self.store() else { return Ok(Kept::NoRoom) };
+        let kept = keep(store)?;
+        if kept != Kept::NoRoom || std::mem::replace(&mut self.made_room, true) {
+            if kept == Kept::NoRoom {
+                reader.packs.store(false, Ordering::Relaxed);
+            }
+            return Ok(kept);
+        }
+        self.make_room(file.size)?;
+        let Some(store) = self.store() else { return Ok(Kept::NoRoom) };
+        keep(store)
+    }
+
+    /// Lets others go: first what no file has any more, then what was not used for long.
+    fn make_room(&mut self, room: u64) -> Result<(), StoreError> {
+        let mut live = HashSet::new();
+        let listed = self.index.files(|_, _, hash| {
+            live.insert(hash);
+        });
+        // Without the list everything might look as if nobody had it.
+        if listed.is_err() {
+            return Ok(());
+        }
+        let Some(store) = self.store() else { return Ok(()) };
+        let collected = store.gc(room, &|hash| live.contains(hash))?;
+        self.evicted.extend(collected.hashes.into_iter().filter(|hash| live.contains(hash)));
+        Ok(())
+    }
+
+    /// After an error of the store, which has lost what was not committed: that stays to be
+    /// remembered.
+    fn give_up(&mut self, error: &StoreError) {
+        self.old.give_up(error, self.notes);
+        self.batch.retain(|(_, remembered, _)| *remembered != Remembered::InStore);
+    }
+
+    fn note(
+        &mut self,
+        file: SharedFile,
+        remembered: Remembered,
+        blocks: Option<BlockHashes>,
+    ) -> Result<(), IndexError> {
+        self.batch_bytes += blocks.as_ref().map_or(0, |blocks| blocks.packed.len());
+        self.batch.push((file, remembered, blocks));
+        let full = self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES;
+        if full { self.tell_index() } else { Ok(()) }
+    }
+
+    /// What the store holds is committed first: the index never says more than there is.
+    fn tell_index(&mut self) -> Result<(), IndexError> {
+        let committed = self.store().map_or(Ok(()), Store::commit);
+        if let Err(error) = committed {
+            self.give_up(&error);
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        self.put_blocks |= batch.iter().any(|(_, _, blocks)| blocks.is_some());
+        self.index.transaction(|index| {
+            for (file, remembered, blocks) in &batch {
+                if let Some(blocks) = blocks {
+                    index.put_blocks(&file.hash, blocks)?;
+                }
+                index.set_remembered(file, *remembered)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(&mut self) -> Result<(), IndexError> {
+        // A snapshot costs nothing until the file in the tree is another one.
+        if self.took_snapshots
+            && let Err(error) = self.make_room(0)
+        {
+            self.give_up(&error);
+        }
+        self.tell_index()
+    }
+}

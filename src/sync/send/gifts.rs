@@ -1,0 +1,131 @@
+//! Contents that are sent before anybody asks for them, because they will be needed: it saves the
+//! round trip of asking.
+
+use std::collections::HashSet;
+
+use psync_protocol::message::{Patches, Proof};
+use psync_protocol::session::AtHand;
+use psync_protocol::{Check, Content, ContentDecision, ContentHash, Role, Row};
+
+use super::patches::{self, Job, Known};
+use super::{Item, Sending, SyncError, known};
+use crate::delta::Effort;
+use crate::manifest::Stored;
+use crate::root::Root;
+use crate::store::Store;
+
+/// Files that are considered for being sent along with rows.
+const GIVEN_FILES: usize = 64;
+/// Bytes of files that are read for that.
+const GIVEN_READ: u64 = 4 << 20;
+/// Bytes of patches that are sent along with rows: not worth a round trip of asking on any line.
+const GIVEN_BYTES: usize = 16 << 10;
+
+impl Sending<'_, '_, '_> {
+    /// The initiator has planned: the responder gets what it has to take and cannot have. Against
+    /// its old content where both ends know that; whole where it has nothing.
+    pub(in crate::sync) fn given(&mut self) -> Result<(), SyncError> {
+        let agreement = self.means.agreement;
+        let mut needed = Vec::new();
+        for (index, decision) in agreement.decisions.iter().enumerate() {
+            let stand = &agreement.paths[index];
+            let taken = decision.content == ContentDecision::Take(Role::Initiator)
+                && stand.initiator.as_ref().is_some_and(has_bytes);
+            if taken && stand.at_hand != AtHand::Unknown {
+                needed.extend(self.item(index as u64)?.map(|item| (item, stand.at_hand)));
+            }
+        }
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let there = self.likely_there(&needed)?;
+        needed.retain(|(item, _)| !there.contains(&item.hash));
+        let mut patched = Vec::new();
+        let mut new = Vec::new();
+        for (item, at_hand) in needed {
+            match at_hand {
+                AtHand::Base => {
+                    if let Some(old) = self.old_of(&item)? {
+                        self.against(item, old, &mut patched)?;
+                    }
+                }
+                AtHand::Nothing => new.push(item),
+                AtHand::Unknown => {}
+            }
+        }
+        self.patch(patched)?;
+        // In the order of their paths: what stands together is most alike, and the line's
+        // compressor finds what it shares (8 % fewer bytes than by size, 4 % than by extension).
+        new.iter().try_for_each(|item| self.whole(item))
+    }
+
+    /// Which of these contents the peer has at other paths: it will look there first.
+    fn likely_there(
+        &mut self,
+        needed: &[(Item, AtHand)],
+    ) -> Result<HashSet<ContentHash>, SyncError> {
+        let paths = &self.means.agreement.paths;
+        let needed: HashSet<ContentHash> = needed.iter().map(|(item, _)| item.hash).collect();
+        let mut there = HashSet::new();
+        // What stands here and is no matter of the plan stands there, too.
+        self.applier.files(|path, hash| {
+            if needed.contains(&hash) && paths.find(path).is_none() {
+                there.insert(hash);
+            }
+        })?;
+        // So does what the plan changes or takes away, until then.
+        let bases = paths.iter().filter_map(|stand| stand.initiator.as_ref()?.base);
+        let bases: HashSet<Check> = bases.collect();
+        let stated = paths.iter().filter_map(|stand| stand.responder.as_ref());
+        let stated = stated.filter(|row| has_bytes(row));
+        let stated: HashSet<Check> = stated.filter_map(|row| row.content.fingerprint()).collect();
+        let keys = self.applier.keys();
+        there.extend(needed.into_iter().filter(|hash| {
+            bases.contains(&keys.ours.check(hash)) || stated.contains(&keys.theirs.check(hash))
+        }));
+        Ok(there)
+    }
+}
+
+fn has_bytes(row: &Row<Check>) -> bool {
+    matches!(row.content, Content::File { size: 1.., .. })
+}
+
+/// Small changes among rows that the responder is about to state, as patches that go along with
+/// them. `stated` are the rows as they will travel.
+pub(in crate::sync) fn given_with_rows(
+    root: &Root,
+    mut store: Option<&mut Store>,
+    news: Vec<Stored>,
+    stated: &[Row<Check>],
+    effort: Effort,
+) -> Option<(Patches, Proof)> {
+    let mut items: Vec<Item> = news
+        .into_iter()
+        .filter_map(|stored| {
+            let number = stated.binary_search_by(|row| row.path.cmp(&stored.row.path)).ok()?;
+            Item::of(number as u64, stored.row.path.clone(), stored)
+        })
+        .filter(|item| item.size > 0 && item.stored.row.base.is_some())
+        .collect();
+    items.sort_by_key(|item| item.size);
+    let mut read = 0;
+    let mut jobs = Vec::new();
+    for item in items.into_iter().take(GIVEN_FILES) {
+        read += item.size;
+        if read > GIVEN_READ {
+            break;
+        }
+        let base = item.stored.row.base?;
+        let old =
+            known(store.as_deref_mut(), &base).filter(|old| patches::fits(old.len(), item.size));
+        if let Some(old) = old.and_then(|mut old| old.read_all().ok()) {
+            jobs.push(Job { item, old: Known::Content(old) });
+        }
+    }
+    let made = patches::make(root, jobs, effort).into_iter().next()?;
+    let patch = made.patch.filter(|patch| patch.len() <= GIVEN_BYTES)?;
+    let proof = Proof::of(made.items.iter().map(|(_, item)| &item.hash));
+    let contents = made.items.iter().map(|(patched, _)| *patched).collect();
+    Some((Patches { contents, patch }, proof))
+}

@@ -1,0 +1,174 @@
+//! Patches: short files against their old contents, coded in batches by several threads.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use psync_protocol::message::{Base, PATCH_BYTES, PATCHES_MAX, Patched};
+
+use super::{Item, Trouble, whole};
+use crate::delta::{self, BATCH_TARGET, Change, Effort, PATCH_MAX, Signature};
+use crate::root::Root;
+
+/// Batches that are made at a time: so many are in memory.
+const BATCHES: usize = 4;
+/// Most threads.
+const THREADS: usize = 4;
+
+/// A file to be coded, and what is known of its old content.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) item: Item,
+    pub(super) old: Known,
+}
+
+/// An old content, or what is known of it.
+#[derive(Debug)]
+pub(super) enum Known {
+    Content(Vec<u8>),
+    Blocks { block_len: u32, len: u64, signature: Box<Signature> },
+}
+
+impl Known {
+    fn len(&self) -> usize {
+        match self {
+            Known::Content(old) => old.len(),
+            Known::Blocks { len, .. } => *len as usize,
+        }
+    }
+
+    fn base(&self) -> delta::Base<'_> {
+        match self {
+            Known::Content(old) => delta::Base::Content(old),
+            Known::Blocks { signature, .. } => delta::Base::Blocks(signature),
+        }
+    }
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        self.old.len() + self.item.size as usize
+    }
+
+    /// As a content of a patch.
+    fn patched(&self) -> Patched {
+        let base = match self.old {
+            Known::Content(_) => Base::Own,
+            Known::Blocks { block_len, .. } => Base::Blocks(block_len),
+        };
+        Patched { index: self.item.index, base }
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// The files that the patch makes, in order, without those that cannot be read.
+    pub(super) items: Vec<(Patched, Item)>,
+    /// The patch; none where the files are better sent whole.
+    pub(super) patch: Option<Vec<u8>>,
+    /// The others.
+    pub(super) troubles: Vec<(Item, Trouble)>,
+}
+
+/// Whether both fit a patch.
+pub(super) fn fits(old_len: u64, new_len: u64) -> bool {
+    old_len <= PATCH_MAX as u64 && new_len <= PATCH_MAX as u64
+}
+
+/// Whether there are enough jobs to be worth several threads.
+pub(super) fn are_many(jobs: &[Job]) -> bool {
+    jobs.iter().map(Job::bytes).sum::<usize>() >= BATCHES * BATCH_TARGET
+}
+
+/// Codes the files, in batches. The order stays.
+pub(super) fn make(root: &Root, jobs: Vec<Job>, effort: Effort) -> Vec<Made> {
+    let batches = batches(jobs);
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut coded = Vec::new();
+        while let Some((at, batch)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            batches.get(at).map(|batch| (at, batch))
+        } {
+            coded.push((at, Coded::of(root, batch, effort)));
+        }
+        coded
+    };
+    let mut coded: Vec<Option<Coded>> = batches.iter().map(|_| None).collect();
+    let done = thread::scope(|scope| {
+        let others = cores.min(THREADS).min(batches.len()).saturating_sub(1);
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+        let mut done = work();
+        // A thread that failed leaves its files to be sent whole.
+        done.extend(others.into_iter().flat_map(|other| other.join().unwrap_or_default()));
+        done
+    });
+    done.into_iter().for_each(|(at, result)| coded[at] = Some(result));
+    let results = batches.into_iter().zip(coded);
+    results.map(|(batch, coded)| coded.unwrap_or_default().of_batch(batch)).collect()
+}
+
+fn batches(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let mut batches: Vec<Vec<Job>> = Vec::new();
+    let (mut old, mut new) = (0, 0);
+    for job in jobs {
+        old += job.old.len();
+        new += job.item.size as usize;
+        let most = BATCH_TARGET.min(PATCH_MAX);
+        match batches.last_mut() {
+            Some(batch) if old.max(new) <= most && batch.len() < PATCHES_MAX => batch.push(job),
+            _ => {
+                (old, new) = (job.old.len(), job.item.size as usize);
+                batches.push(vec![job]);
+            }
+        }
+    }
+    batches
+}
+
+/// A batch at work.
+#[derive(Default)]
+struct Coded {
+    patch: Option<Vec<u8>>,
+    /// By place in the batch.
+    troubles: Vec<(usize, Trouble)>,
+}
+
+impl Coded {
+    fn of(root: &Root, batch: &[Job], effort: Effort) -> Coded {
+        let mut news = Vec::with_capacity(batch.len());
+        let mut troubles = Vec::new();
+        for (at, job) in batch.iter().enumerate() {
+            match whole::read_all(root, &job.item) {
+                Ok(new) => news.push((at, new)),
+                Err(trouble) => troubles.push((at, trouble)),
+            }
+        }
+        let changes = news.iter().map(|(at, new)| Change { old: batch[*at].old.base(), new });
+        let changes: Vec<Change<'_>> = changes.collect();
+        let old_len = news.iter().map(|(at, _)| batch[*at].old.len()).sum();
+        let new_len = news.iter().map(|(_, new)| new.len()).sum();
+        let level = delta::patch_level(old_len, new_len, effort);
+        let patch = match delta::patch_all(&changes, level) {
+            Ok(patch) if patch.len() < new_len && patch.len() <= PATCH_BYTES => Some(patch),
+            // Without memory for the compressor, or where nothing is gained.
+            Ok(_) | Err(_) => None,
+        };
+        Coded { patch, troubles }
+    }
+
+    fn of_batch(self, batch: Vec<Job>) -> Made {
+        let Coded { patch, troubles } = self;
+        let mut troubles = troubles.into_iter().peekable();
+        let mut made = Made { items: Vec::new(), patch, troubles: Vec::new() };
+        for (at, job) in batch.into_iter().enumerate() {
+            match troubles.next_if(|(place, _)| *place == at) {
+                Some((_, trouble)) => made.troubles.push((job.item, trouble)),
+                None => made.items.push((job.patched(), job.item)),
+            }
+        }
+        made
+    }
+}

@@ -1,0 +1,76 @@
+//! Reading a file as the plan knows it.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+
+use psync_protocol::ContentHash;
+use psync_protocol::message::FailureKind;
+
+use super::{Item, Trouble};
+use crate::report::Report;
+use crate::root::{Root, is_absent};
+use crate::sync::SyncError;
+
+/// Bytes of a file that are read at a time.
+const STEP: usize = 128 << 10;
+
+/// Reads a file piece by piece. One that is another now than the plan was made for is not read to
+/// its end, or found out there: by its hash.
+pub(super) fn read(
+    root: &Root,
+    item: &Item,
+    report: &dyn Report,
+    mut each: impl FnMut(&[u8]) -> Result<(), SyncError>,
+) -> Result<Result<(), Trouble>, SyncError> {
+    let mut file = match open(root, item) {
+        Ok(file) => file,
+        Err(trouble) => return Ok(Err(trouble)),
+    };
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; STEP.min(item.size as usize)];
+    let mut left = item.size;
+    while left > 0 {
+        let part = left.min(buffer.len() as u64) as usize;
+        match file.read(&mut buffer[..part]) {
+            Ok(0) => return Ok(Err(changed())),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                each(&buffer[..n])?;
+                report.progress(&item.at, n as u64);
+                left -= n as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Err(unreadable(error))),
+        }
+    }
+    let same = ContentHash(hasher.finalize().into()) == item.hash;
+    Ok(if same { Ok(()) } else { Err(changed()) })
+}
+
+/// A file that fits into memory.
+pub(super) fn read_all(root: &Root, item: &Item) -> Result<Vec<u8>, Trouble> {
+    let mut content = Vec::with_capacity(item.size as usize);
+    open(root, item)?.take(item.size + 1).read_to_end(&mut content).map_err(unreadable)?;
+    match ContentHash::of_bytes(&content) == item.hash {
+        true => Ok(content),
+        false => Err(changed()),
+    }
+}
+
+fn open(root: &Root, item: &Item) -> Result<File, Trouble> {
+    match root.open_file(&item.at) {
+        Ok((_, stat)) if stat.size != item.size => Err(changed()),
+        Ok((_, stat)) if stat.mtime != item.stored.row.props.mtime => Err(changed()),
+        Ok((file, _)) => Ok(file),
+        Err(error) if is_absent(&error) => Err(changed()),
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+fn changed() -> Trouble {
+    (FailureKind::Changed, "it changed on the sending side during the run".into())
+}
+
+fn unreadable(error: std::io::Error) -> Trouble {
+    (FailureKind::System, format!("cannot be read on the sending side: {error}"))
+}

@@ -1,0 +1,209 @@
+//! What the bytes on the line were for. All messages of a direction share one compressed stream, so
+//! bytes are counted where they leave the compressor (or have gone into the decompressor), and
+//! shared out among the messages that have passed since the last count. That costs no byte; to
+//! flush the compressor at each change of kind would cost about four, three times per file.
+
+use std::array;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use psync_protocol::Message;
+
+/// What a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Who speaks, and what will be stated.
+    Handshake,
+    /// Rows, what is said of them, and the plan.
+    Manifests,
+    /// Which contents are wanted, with the hashes of old blocks.
+    Signatures,
+    /// Contents as they are.
+    Whole,
+    /// Contents against blocks of the old file.
+    AgainstBlocks,
+    /// Contents against the old content, which both ends know.
+    AgainstOldContent,
+    /// What is complete, done or wrong, and whose turn it is.
+    Acknowledgements,
+}
+
+impl Purpose {
+    /// All of them, in the order in which they are told.
+    pub const ALL: [Purpose; 7] = [
+        Purpose::Handshake,
+        Purpose::Manifests,
+        Purpose::Signatures,
+        Purpose::Whole,
+        Purpose::AgainstBlocks,
+        Purpose::AgainstOldContent,
+        Purpose::Acknowledgements,
+    ];
+
+    /// The name in statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Purpose::Handshake => "handshake",
+            Purpose::Manifests => "manifests",
+            Purpose::Signatures => "signatures",
+            Purpose::Whole => "whole",
+            Purpose::AgainstBlocks => "against_blocks",
+            Purpose::AgainstOldContent => "against_old_content",
+            Purpose::Acknowledgements => "acknowledgements",
+        }
+    }
+
+    /// What a message is for, and whether it is made of bytes that do not become smaller (hashes
+    /// and what is coded already).
+    fn of(message: &Message) -> (Purpose, Density) {
+        match message {
+            Message::Hello(_) | Message::Welcome(_) => (Purpose::Handshake, Density::Dense),
+            Message::Statement(_) => (Purpose::Handshake, Density::Dense),
+            Message::Rows(_) | Message::Moved(_) | Message::Marks(_) | Message::Plan(_) => {
+                (Purpose::Manifests, Density::Loose)
+            }
+            Message::Common(_) | Message::Props(_) | Message::Counterparts(_) => {
+                (Purpose::Manifests, Density::Loose)
+            }
+            Message::Tree(_) | Message::Demand(_) => (Purpose::Manifests, Density::Dense),
+            Message::Want(_) => (Purpose::Signatures, Density::Loose),
+            Message::Signature(_) => (Purpose::Signatures, Density::Dense),
+            Message::Literal(_) => (Purpose::Whole, Density::Loose),
+            Message::Delta(_) | Message::Against(_) => (Purpose::AgainstBlocks, Density::Dense),
+            Message::Patches(_) | Message::Segment(_) => {
+                (Purpose::AgainstOldContent, Density::Dense)
+            }
+            Message::FileEnd(_) | Message::Proof(_) => (Purpose::Acknowledgements, Density::Dense),
+            Message::File(_)
+            | Message::FileFailed(_)
+            | Message::Done(_)
+            | Message::Problem(_)
+            | Message::End
+            | Message::Error { .. }
+            | Message::Ping(_) => (Purpose::Acknowledgements, Density::Loose),
+        }
+    }
+}
+
+/// Whether compression makes a message smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Density {
+    /// Hardly.
+    Dense,
+    /// As far as it does at all.
+    Loose,
+}
+
+/// Bytes of one direction, by what they were for.
+#[derive(Debug, Default)]
+pub(super) struct Counts([AtomicU64; Purpose::ALL.len()]);
+
+impl Counts {
+    fn add(&self, purpose: usize, bytes: u64) {
+        self.0[purpose].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes of each purpose, `total` in all: what belongs to no whole message counts as the
+    /// rest.
+    pub(super) fn of(&self, total: u64) -> [u64; Purpose::ALL.len()] {
+        let mut counts = array::from_fn(|at| self.0[at].load(Ordering::Relaxed));
+        let known: u64 = counts.iter().sum();
+        counts[Purpose::Acknowledgements as usize] += total.saturating_sub(known);
+        counts
+    }
+}
+
+/// The messages of a direction that have passed since its bytes were counted last.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    dense: [u64; Purpose::ALL.len()],
+    loose: [u64; Purpose::ALL.len()],
+}
+
+impl Ledger {
+    /// A message of so many bytes before compression has passed.
+    pub(super) fn note(&mut self, message: &Message, length: u64) {
+        let (purpose, density) = Purpose::of(message);
+        let lengths = match density {
+            Density::Dense => &mut self.dense,
+            Density::Loose => &mut self.loose,
+        };
+        lengths[purpose as usize] += length;
+    }
+
+    /// So many bytes on the line are these messages: those that do not become smaller take what
+    /// they have, the others share the rest. False where there is no message yet to count them for.
+    pub(super) fn settle(&mut self, bytes: u64, counts: &Counts) -> bool {
+        let dense: u64 = self.dense.iter().sum();
+        let loose: u64 = self.loose.iter().sum();
+        if bytes == 0 || dense + loose == 0 {
+            return false;
+        }
+        let for_dense = if loose == 0 { bytes } else { dense.min(bytes) };
+        share(for_dense, &self.dense, counts);
+        share(bytes - for_dense, &self.loose, counts);
+        *self = Ledger::default();
+        true
+    }
+}
+
+/// Shares bytes out in proportion to lengths; not one is lost.
+fn share(bytes: u64, lengths: &[u64], counts: &Counts) {
+    let mut bytes_left = bytes;
+    let mut length_left: u64 = lengths.iter().sum();
+    for (purpose, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
+        let part = u128::from(bytes_left) * u128::from(*length) / u128::from(length_left);
+        // Not more than `bytes_left`, as `length` is at most `length_left`.
+        let part = part as u64;
+        counts.add(purpose, part);
+        bytes_left -= part;
+        length_left -= length;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use psync_protocol::ContentHash;
+
+    use super::*;
+
+    fn settled(messages: &[(Message, u64)], bytes: u64) -> [u64; 7] {
+        let (mut ledger, counts) = (Ledger::default(), Counts::default());
+        messages.iter().for_each(|(message, length)| ledger.note(message, *length));
+        ledger.settle(bytes, &counts);
+        counts.of(bytes)
+    }
+
+    #[test]
+    fn hashes_take_what_they_have_and_the_rest_is_shared_by_size() {
+        let messages = [
+            (Message::Literal(Vec::new()), 3_000),
+            (Message::FileEnd(Some(ContentHash([0; 32]))), 34),
+            (Message::Rows(Vec::new()), 1_000),
+        ];
+        assert_eq!(settled(&messages, 434), [0, 100, 0, 300, 0, 0, 34]);
+    }
+
+    #[test]
+    fn no_byte_is_lost_however_few_there_are() {
+        for bytes in 0..200 {
+            let messages = [
+                (Message::Literal(Vec::new()), 7),
+                (Message::File(1), 3),
+                (Message::Signature(Vec::new()), 50),
+                (Message::FileEnd(Some(ContentHash([0; 32]))), 34),
+                (Message::End, 2),
+            ];
+            assert_eq!(settled(&messages, bytes).iter().sum::<u64>(), bytes);
+        }
+    }
+
+    #[test]
+    fn bytes_before_the_first_message_wait_for_it() {
+        let (mut ledger, counts) = (Ledger::default(), Counts::default());
+        ledger.settle(100, &counts);
+        assert_eq!(counts.of(100)[Purpose::Acknowledgements as usize], 100);
+        ledger.note(&Message::Rows(Vec::new()), 500);
+        ledger.settle(150, &counts);
+        assert_eq!(counts.of(150)[Purpose::Manifests as usize], 150);
+    }
+}

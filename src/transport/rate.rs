@@ -1,0 +1,130 @@
+//! How fast the line is: measured where bytes come in, as only there the line itself is seen and
+//! not the buffers before it.
+
+use std::time::Duration;
+
+/// Fewer bytes than this at a stretch say nothing about a line.
+const BURST_MIN: u64 = 16 << 10;
+/// A longer wait than this is for the other end's work, not for the line.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes that were there before this wait was over had come while this end was working.
+const AT_ONCE: Duration = Duration::from_micros(100);
+
+/// How fast a line is in each direction, in KiB a second; none where that is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// From this end to the other.
+    pub sending: Option<u64>,
+    /// From the other end to this one.
+    pub receiving: Option<u64>,
+}
+
+/// Measures the rate at which bytes come while this end empties the line faster than it fills: only
+/// reads that had to wait count. Whatever came since the read before came at the rate of the line.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    bytes: u64,
+    time: Duration,
+    /// The next bytes are the first after a pause: what this end waited for was the other at work.
+    resumes: bool,
+    rate: Option<u64>,
+    told: Option<u64>,
+}
+
+impl Gauge {
+    /// Bytes came after this end had waited for them; `between` is the time since the read before.
+    pub(super) fn note(&mut self, bytes: usize, waited: Duration, between: Duration) {
+        if waited > PAUSE {
+            self.turn();
+        }
+        let resumes = std::mem::replace(&mut self.resumes, false);
+        if resumes || waited < AT_ONCE {
+            return;
+        }
+        self.bytes += bytes as u64;
+        self.time += between;
+        if self.bytes >= BURST_MIN {
+            self.rate = Some(per_second(self.bytes, self.time));
+        }
+    }
+
+    /// The other end has stopped talking: what it says next comes after a pause.
+    pub(super) fn turn(&mut self) {
+        self.bytes = 0;
+        self.time = Duration::ZERO;
+        self.resumes = true;
+    }
+
+    /// The rate of the latest burst, in KiB a second.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    /// The rate, if the other end should hear of it: it is new, or off by a quarter.
+    pub(super) fn news(&mut self) -> Option<u64> {
+        let rate = self.rate?;
+        let known = self.told.is_some_and(|told| rate.abs_diff(told) <= told / 4);
+        (!known).then(|| {
+            self.told = Some(rate);
+            rate
+        })
+    }
+}
+
+/// KiB a second, at least one.
+pub(super) fn per_second(bytes: u64, time: Duration) -> u64 {
+    let seconds = time.as_secs_f64().max(1e-6);
+    ((bytes as f64 / 1024.0 / seconds) as u64).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn a_burst_is_measured_over_the_time_in_which_it_came() {
+        let mut gauge = Gauge::default();
+        gauge.note(1000, Duration::from_secs(3), Duration::from_secs(3));
+        for _ in 0..100 {
+            gauge.note(1024, STEP / 2, STEP);
+        }
+        assert_eq!(gauge.rate(), Some(100));
+    }
+
+    #[test]
+    fn what_came_while_this_end_was_working_says_nothing() {
+        let mut gauge = Gauge::default();
+        gauge.note(20 << 10, STEP, STEP);
+        gauge.note(64 << 10, Duration::ZERO, Duration::from_secs(10));
+        assert_eq!(gauge.rate(), Some(2000));
+    }
+
+    #[test]
+    fn a_few_bytes_and_the_first_after_a_pause_say_nothing() {
+        let mut gauge = Gauge::default();
+        gauge.note(64 << 10, Duration::from_secs(1), Duration::from_secs(1));
+        gauge.note(15 << 10, STEP, STEP);
+        gauge.turn();
+        gauge.note(64 << 10, PAUSE, PAUSE);
+        gauge.note(15 << 10, STEP, STEP);
+        assert_eq!(gauge.rate(), None);
+    }
+
+    #[test]
+    fn the_other_end_hears_only_what_is_new() {
+        let mut gauge = Gauge::default();
+        assert_eq!(gauge.news(), None);
+        let mut burst = |kib: usize| {
+            gauge.turn();
+            gauge.note(1, PAUSE, PAUSE);
+            gauge.note(kib << 10, STEP, STEP * 10);
+            gauge.news()
+        };
+        assert_eq!(burst(100), Some(1000));
+        assert_eq!(burst(100), None);
+        assert_eq!(burst(110), None);
+        assert_eq!(burst(200), Some(2000));
+    }
+}
