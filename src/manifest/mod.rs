@@ -3,9 +3,15 @@
 
 mod answer;
 mod fold;
+mod tree;
 
 pub use answer::{Answered, Own, Terms, answer};
 pub use fold::{Folded, fold, room, unfold};
+#[cfg(test)]
+pub(crate) use tree::plain_from;
+pub use tree::{
+    Found, Outline, differences, find_common, plain, their_row, tree, unknown_differences, untold,
+};
 
 use psync_protocol::{ContentHash, Row};
 

@@ -61,6 +61,10 @@ impl Purpose {
             Message::Rows(_) | Message::Moved(_) | Message::Marks(_) | Message::Plan(_) => {
                 (Purpose::Manifests, Density::Loose)
             }
+            Message::Common(_) | Message::Props(_) | Message::Counterparts(_) => {
+                (Purpose::Manifests, Density::Loose)
+            }
+            Message::Tree(_) | Message::Demand(_) => (Purpose::Manifests, Density::Dense),
             Message::Want(_) | Message::Unresolved(_) => (Purpose::Signatures, Density::Loose),
             Message::Signature(_) => (Purpose::Signatures, Density::Dense),
             Message::Literal(_) => (Purpose::Whole, Density::Loose),

@@ -4,6 +4,7 @@
 mod greeting;
 mod marks;
 mod transfer;
+mod tree;
 
 pub use greeting::{
     Coverage, EXCEPTION_BYTES, EXCEPTIONS_MAX, Filter, Flow, Hello, MOVED_MAX, Moved,
@@ -16,6 +17,11 @@ pub use transfer::{
     PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SEGMENT_BYTES,
     SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, UNRESOLVED_MAX, Unresolved, Want,
     WantDelta, WantKind,
+};
+
+pub use tree::{
+    COUNTERPARTS_MAX, Common, Counterpart, Counterparts, Demand, PROPS_MAX, PropsStep,
+    REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH, SPREAD_MAX, Summary, Tree, Versions,
 };
 
 use crate::codec::{Put, Reader};
@@ -40,6 +46,16 @@ pub enum Message {
     Rows(Vec<u8>),
     /// A directory that was moved whole.
     Moved(Moved),
+    /// All rows of the initiator that are not stated one by one.
+    Tree(Tree),
+    /// What the responder has to hear first.
+    Demand(Demand),
+    /// What of the responder's tree the initiator has as well.
+    Common(Common),
+    /// Properties of what both have.
+    Props(Vec<PropsStep>),
+    /// The responder's files where the initiator has stated other ones.
+    Counterparts(Counterparts),
     /// The responder's marks, one for each row of the initiator, in as many messages as they take.
     Marks(Vec<Mark>),
     /// The plan.
@@ -132,6 +148,11 @@ message_types! {
     Against = 21;
     Proof = 22;
     Segment = 23;
+    Tree = 24;
+    Demand = 25;
+    Common = 26;
+    Props = 27;
+    Counterparts = 28;
     Unresolved = 31;
 }
 
@@ -147,6 +168,11 @@ impl Message {
                 out.put_raw(bytes);
             }
             Message::Moved(moved) => moved.encode(&mut out),
+            Message::Tree(tree) => tree.encode(&mut out),
+            Message::Demand(demand) => demand.encode(&mut out),
+            Message::Common(common) => common.encode(&mut out),
+            Message::Props(steps) => tree::encode_props(steps, &mut out),
+            Message::Counterparts(others) => others.encode(&mut out),
             Message::Marks(marks) => marks::encode(marks, &mut out),
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
@@ -214,8 +240,13 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         21 => Message::Against(Against::decode(r)?),
         22 => Message::Proof(Proof(r.array("a proof")?)),
         23 => Message::Segment(Segment::decode(r)?),
-        31 => Message::Unresolved(Unresolved::decode(r)?),
-        _ => Message::Moved(Moved::decode(r)?),
+        19 => Message::Moved(Moved::decode(r)?),
+        24 => Message::Tree(Tree::decode(r)?),
+        25 => Message::Demand(Demand::decode(r)?),
+        26 => Message::Common(Common::decode(r)?),
+        27 => Message::Props(tree::decode_props(r)?),
+        28 => Message::Counterparts(Counterparts::decode(r)?),
+        _ => Message::Unresolved(Unresolved::decode(r)?),
     };
     if let Message::Signature(_) = message {
         return Ok(message);

@@ -7,8 +7,8 @@ use psync_protocol::codec::Put;
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, ManifestReader};
 use psync_protocol::message::{
-    Against, Base, Coverage, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Moved, Plan,
-    Proof, Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Coverage, Demand, Done, Failure, FailureKind, Filter, Hello, Mark, Message,
+    Moved, Plan, Proof, Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, Props,
@@ -17,6 +17,7 @@ use psync_protocol::{
 
 use crate::moves;
 use crate::samples::{self, ALICE, BOB, failure, file, hello, path, problem, version, welcome};
+use crate::trees;
 
 /// What a file holds: bytes, and who says them where that is told.
 fn vector(name: &str) -> Vec<(Option<Role>, Vec<u8>)> {
@@ -197,6 +198,12 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("ping.txt", Message::Ping(0)),
         ("ping-rate.txt", Message::Ping(1200)),
         ("moved.txt", Message::Moved(moves::moved())),
+        ("tree.txt", Message::Tree(trees::tree())),
+        ("demand.txt", Message::Demand(Demand::Differences(trees::summary()))),
+        ("demand-blank.txt", Message::Demand(Demand::Blank)),
+        ("common.txt", Message::Common(trees::common())),
+        ("props.txt", Message::Props(trees::golden_steps())),
+        ("counterparts.txt", Message::Counterparts(trees::counterparts(&[0, 300]))),
         ("moved-except.txt", Message::Moved(moves::excepting(&["best", "new/a", "new/b.jpg"]))),
     ]
 }

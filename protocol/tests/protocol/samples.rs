@@ -1,8 +1,8 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    Against, Base, Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello,
-    Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
+    Against, Base, Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind, Filter, Flow,
+    Hello, Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
     StreamCodec, Unresolved, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
@@ -189,5 +189,10 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Proof(Proof([0x77; 32])),
         Message::Segment(segment()),
         Message::Unresolved(unresolved()),
+        Message::Tree(crate::trees::tree()),
+        Message::Demand(Demand::Everything),
+        Message::Common(crate::trees::common()),
+        Message::Props(crate::trees::steps()),
+        Message::Counterparts(crate::trees::counterparts(&[0])),
     ]
 }
