@@ -30,6 +30,7 @@ mod batch;
 mod decode;
 mod encode;
 mod exact;
+mod filter;
 mod found;
 mod frame;
 mod hash;

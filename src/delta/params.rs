@@ -94,7 +94,7 @@ impl Params {
     fn grown(mut block_len: u32, len: u64, attempt: u8, seed: u64) -> Self {
         loop {
             let hash_len = match attempt {
-                0 => sufficient_hash_len(len / u64::from(block_len)),
+                0 => forced::hash_len(sufficient_hash_len(len / u64::from(block_len))),
                 _ => MAX_HASH_LEN,
             };
             let params = Self { block_len, hash_len, seed };
@@ -145,7 +145,7 @@ impl Params {
         {
             return Err(DeltaError::BlockLength(block_len));
         }
-        if !(MIN_HASH_LEN..=MAX_HASH_LEN).contains(&hash_len) {
+        if !(forced::hash_len(MIN_HASH_LEN)..=MAX_HASH_LEN).contains(&hash_len) {
             return Err(DeltaError::HashLength(hash_len));
         }
         Ok(Self { block_len, hash_len, seed })
@@ -194,4 +194,44 @@ fn square_root_law(old_len: u64) -> u32 {
 fn sufficient_hash_len(blocks: u64) -> u8 {
     let bits = u64::BITS - blocks.leading_zeros() + MARGIN_BITS;
     (bits.div_ceil(8) as u8).clamp(MIN_HASH_LEN, MAX_HASH_LEN)
+}
+
+#[cfg(not(test))]
+mod forced {
+    pub(super) fn hash_len(chosen: u8) -> u8 {
+        chosen
+    }
+}
+
+/// Lets tests force hashes at attempt 0 that are too short, so that files are rebuilt wrongly and the next
+/// attempt has to put that right.
+#[cfg(test)]
+pub(crate) mod forced {
+    use std::cell::Cell;
+
+    thread_local! {
+        static HASH_LEN: Cell<Option<u8>> = const { Cell::new(None) };
+    }
+
+    /// While this exists, hashes at attempt 0 have so many bytes on this thread, which may be one; and
+    /// that is not refused when it comes from a peer. Both ends need it, each on its own thread.
+    #[derive(Debug)]
+    pub(crate) struct ShortHashes;
+
+    impl ShortHashes {
+        pub(crate) fn of(bytes: u8) -> Self {
+            HASH_LEN.set(Some(bytes));
+            Self
+        }
+    }
+
+    impl Drop for ShortHashes {
+        fn drop(&mut self) {
+            HASH_LEN.set(None);
+        }
+    }
+
+    pub(super) fn hash_len(chosen: u8) -> u8 {
+        HASH_LEN.get().unwrap_or(chosen)
+    }
 }

@@ -68,14 +68,18 @@ pub enum Effort {
 }
 
 /// The zstd level for a batch of contents with so many bytes in all.
+///
+/// Measured on one core with batches of [`BATCH_TARGET`], old contents known: 5,265 files of Linux (198 MB)
+/// take 695 KB and 0.2 s at level 6, 637 KB and 0.3 s at 12, 589 KB and 3.3 s at 19; 908 files of Django
+/// (19 MB) 346 KB and 0.2 s at 12, 313 KB and 1.3 s at 19.
 pub fn patch_level(old_len: usize, new_len: usize, effort: Effort) -> i32 {
-    // Edits are a fraction of the bytes; the levels from 16 on take some 5 seconds for each GB of both.
+    // The highest levels take minutes for a large content that changed all over.
     let small = old_len.saturating_add(new_len) <= 2 * BATCH_TARGET;
     match effort {
         Effort::Fast => 6,
         Effort::Usual => 12,
         Effort::Slow if small => 19,
-        Effort::Slow => 16,
+        Effort::Slow => 12,
     }
 }
 

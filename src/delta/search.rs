@@ -157,37 +157,49 @@ impl<'s> Search<'s> {
             return None;
         }
         let mut at = range.start;
-        // Lanes reach `LANES - 1` positions further, and a step reads eight bytes to move by four.
+        // Lanes reach `LANES - 1` positions further, and a step takes in as many bytes.
         if range.len() > 2 * LANES {
-            let mut roller = Roller::new(signature.hasher(), &window[at..]);
-            loop {
-                for (position, scrambled) in (at..).zip(roller.scrambled()) {
-                    if signature.may_contain(scrambled) {
-                        let hash = signature.hasher().truncate(scrambled);
-                        if let Some(block) = self.confirmed(window, position, hash) {
-                            return Some((position, block));
-                        }
-                    }
-                }
-                let (Some(oldest), Some(newest)) =
-                    (window[at..].first_chunk(), window[at + block_len..].first_chunk())
-                else {
-                    break;
-                };
-                if at + 2 * LANES > range.end {
-                    break;
-                }
-                roller.advance(*oldest, *newest);
-                self.credit += LANES * CREDIT_PER_POSITION;
-                at += LANES;
+            match self.roll(window, range.clone()) {
+                Rolled::Found(found) => return Some(found),
+                Rolled::Until(end) => at = end,
             }
-            at += LANES;
         }
         (at..range.end).find_map(|position| {
             self.credit += CREDIT_PER_POSITION;
             let hash = self.hash(&window[position..position + block_len]);
             Some((position, self.confirmed(window, position, hash)?))
         })
+    }
+
+    /// [`Self::scan`] with a rolling hash, for all but a few positions at the end of `range`, which has
+    /// more than `2 * LANES`.
+    fn roll(&mut self, window: &[u8], range: Range<usize>) -> Rolled {
+        let signature = self.signature;
+        let filter = signature.filter();
+        let mut roller = Roller::new(signature.hasher(), &window[range.start..]);
+        let leaving = words(&window[range.start..]);
+        let entering = words(&window[range.start + signature.layout().block_len..]);
+        // What the loop does for most positions is kept to a minimum: credit is counted when it is used.
+        let mut counted = range.start;
+        let mut at = range.start;
+        for (leaving, entering) in leaving.zip(entering).take(range.len() / LANES) {
+            let scrambled = roller.scrambled();
+            if filter.may_contain_any(scrambled) {
+                self.credit += (at + LANES - counted) * CREDIT_PER_POSITION;
+                counted = at + LANES;
+                let passing = (at..).zip(scrambled).filter(|(_, hash)| filter.may_contain(*hash));
+                for (position, scrambled) in passing {
+                    let hash = signature.hasher().truncate(scrambled);
+                    if let Some(block) = self.confirmed(window, position, hash) {
+                        return Rolled::Found((position, block));
+                    }
+                }
+            }
+            roller.advance(leaving, entering);
+            at += LANES;
+        }
+        self.credit += (at - counted) * CREDIT_PER_POSITION;
+        Rolled::Until(at)
     }
 
     /// The block with this hash, if enough of its neighbours match as well: those after it, or else those
@@ -282,6 +294,20 @@ impl<'s> Search<'s> {
         self.credit = rest.unwrap_or(self.credit);
         rest.is_some()
     }
+}
+
+/// How rolling over a range ended.
+#[derive(Debug)]
+enum Rolled {
+    /// A position and the block that is confirmed there.
+    Found((usize, u64)),
+    /// Nothing is found before this position.
+    Until(usize),
+}
+
+/// Eight bytes at a time, each time four further on.
+fn words(bytes: &[u8]) -> impl Iterator<Item = &[[u8; LANES]; 2]> {
+    bytes.as_chunks().0.array_windows()
 }
 
 /// How the new file's bytes compare with an old block.
