@@ -23,6 +23,7 @@
 //! killed process harmless), a database that is damaged is thrown away, and whoever uses a content
 //! checks its hash first.
 
+mod error;
 mod gc;
 mod old;
 mod open;
@@ -33,14 +34,14 @@ mod snapshot;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use psync_protocol::ContentHash;
 use rusqlite::{Connection, OptionalExtension};
-use thiserror::Error;
 
+pub use error::StoreError;
 pub use gc::{Checked, Collected};
 pub use old::OldContent;
 pub use open::Found;
@@ -80,53 +81,6 @@ impl Rules {
     /// of them, or 1 GiB if that is more.
     pub fn for_tree(bytes: u64) -> Rules {
         Rules { budget: (bytes / 10).max(1 << 30), largest_file: Rules::LARGEST_FILE }
-    }
-}
-
-/// Why the store cannot do what it was asked for. Never a reason to end a sync.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// SQLite's own.
-    #[error("the store of old contents: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-    /// A file of the store could not be handled.
-    #[error("{path}: {error}", path = .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The content to be kept could not be read.
-    #[error("cannot read what is to be kept: {0}")]
-    Unreadable(io::Error),
-    /// A newer psync made it.
-    #[error("the store of old contents has format {0} of a newer psync")]
-    Newer(i64),
-    /// It holds what no psync writes.
-    #[error("the store of old contents makes no sense ({0})")]
-    Nonsense(&'static str),
-}
-
-impl StoreError {
-    /// Whether the database itself is damaged, so that it is of no use.
-    pub fn is_damage(&self) -> bool {
-        use rusqlite::ffi::ErrorCode;
-        match self {
-            StoreError::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
-                matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            }
-            StoreError::Sqlite(error) => matches!(
-                error,
-                // A table that is missing, in a database that says that it has it.
-                rusqlite::Error::SqlInputError { .. }
-                    | rusqlite::Error::FromSqlConversionFailure(..)
-                    | rusqlite::Error::IntegralValueOutOfRange(..)
-                    | rusqlite::Error::InvalidColumnType(..)
-            ),
-            StoreError::Nonsense(_) => true,
-            StoreError::Io { .. } | StoreError::Unreadable(_) | StoreError::Newer(_) => false,
-        }
     }
 }
 

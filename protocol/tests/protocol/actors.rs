@@ -272,7 +272,10 @@ impl Alice {
         let lost = number(&agreement.paths, "docs/lost.txt");
         self.planned = Some(agreement);
         let finer = Want { index: big, kind: WantKind::Fine(want_delta_of(1)) };
-        let wants = vec![wants, vec![Message::Want(finer), Message::Signature(vec![3])]];
+        let mut wants = vec![wants];
+        if !blank {
+            wants.push(vec![Message::Want(finer), Message::Signature(vec![3])]);
+        }
         self.exchange = Some(Exchange { flight: 0, wants, lost, coarse: u64::MAX });
         let Step::Say(flight) = self.talk(talking)? else { return Ok(Step::Wait) };
         messages.extend(flight);

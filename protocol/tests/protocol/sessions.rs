@@ -76,7 +76,9 @@ fn expected(manner: Manner) -> (&'static [&'static str], usize) {
         Manner::SameTree => (&["Problem", "Moved", "Demand", "Common", "Counterparts", "Props"], 2),
         Manner::Differences => (&["Moved"], 4),
         Manner::DifferencesInVain => (&["Moved", "Counterparts"], 6),
-        Manner::Blank => (&["Moved", "Common", "Counterparts", "Props", "Marks", "Signature"], 3),
+        Manner::Blank => {
+            (&["Moved", "Common", "Counterparts", "Props", "Marks", "Signature", "Unresolved"], 3)
+        }
     }
 }
 
