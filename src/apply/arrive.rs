@@ -349,7 +349,7 @@ impl Applier<'_> {
         if let Some(incoming) = self.incoming.take() {
             self.staging.discard(incoming.staged);
             self.fail(incoming.fetching.task.index, trouble);
-        } else if let Some(Asked { fetching, how }) = self.asked.remove(&failure.index) {
+        } else if let Some(Asked { fetching, how }) = self.expected(failure.index) {
             if let How::Staged(staged, _) = how {
                 self.staging.discard(staged);
             }

@@ -235,13 +235,9 @@ impl<'a> Applier<'a> {
         Ok(self.index.blocks(hash)?)
     }
 
-    /// Every file on this side with its hash.
-    pub fn files(&self, mut each: impl FnMut(&RelPath, ContentHash)) -> Result<(), ApplyError> {
-        Ok(self.index.files(|path, _, hash| {
-            if let Ok(path) = RelPath::new(path) {
-                each(&path, hash);
-            }
-        })?)
+    /// The files on this side whose contents some peer is known to have.
+    pub fn shared_contents(&self, each: impl FnMut(&[u8], ContentHash)) -> Result<(), ApplyError> {
+        Ok(self.index.shared_contents(each)?)
     }
 
     /// The keys of the session.

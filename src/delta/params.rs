@@ -76,18 +76,24 @@ impl Params {
     /// as for [`Self::choose`].
     ///
     /// Coarse blocks only have to find where the files agree at length: the second level covers about
-    /// 1.5 of them for each edit. At attempt 0, of the 5,265 files of an upgrade 2 to 4 are rebuilt wrongly,
-    /// both levels taken together: each of some 12,000 edits has one chance or two of 2^-16.
+    /// 1.5 of them for each edit. At attempt 0, one upgrade of 5,265 files in a thousand has a file that is
+    /// rebuilt wrongly: each of some 12,000 edits has one chance or two of 2^-24 on either level.
     pub fn coarse(old_len: u64, attempt: u8, seed: u64) -> Self {
         let block_len = if old_len <= PATCH_MAX as u64 { COARSE } else { COARSE_OF_LARGE };
-        Self::grown(block_len, old_len, attempt, seed)
+        Self::grown(block_len, old_len, attempt, seed).with_longer_hashes()
     }
 
     /// Parameters for the level after this one, for `unresolved` bytes. Its blocks divide this level's.
     pub fn finer(&self, unresolved: u64, attempt: u8, seed: u64) -> Self {
         let ratio = if self.block_len <= COARSE { FINE_RATIO } else { FINE_RATIO_OF_LARGE };
         let block_len = (self.block_len / ratio).max(MIN_BLOCK_LEN);
-        Self::grown(block_len, unresolved, attempt, seed)
+        Self::grown(block_len, unresolved, attempt, seed).with_longer_hashes()
+    }
+
+    /// One byte of hash more than bytes alone would tell: a file that is rebuilt wrongly costs the whole
+    /// session another round trip, after two levels have cost one.
+    fn with_longer_hashes(self) -> Self {
+        Self { hash_len: (self.hash_len + 1).min(MAX_HASH_LEN), ..self }
     }
 
     /// Blocks of `block_len`, or as many times longer as it takes to stay below [`SIGNATURE_TARGET`].

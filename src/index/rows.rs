@@ -92,13 +92,19 @@ const COLUMNS: &str = columns!();
 
 /// The statement that writes a row into a table.
 macro_rules! write_into {
-    ($table:literal) => {
+    ($table:literal, $also:literal) => {
         concat!(
-            "INSERT OR REPLACE INTO ",
+            "INSERT INTO ",
             $table,
-            "(",
-            columns!(),
-            ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)"
+            "(path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version,
+              sequence, inode, agreed_mode, shared, deleted_at, hash, base, target)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+             ON CONFLICT(path) DO UPDATE SET
+              stamp = ?2, kind = ?3, size = ?4, mode = ?5, mtime = ?6, mtime_nanos = ?7,
+              content_version = ?8, props_version = ?9, sequence = ?10, inode = ?11,
+              agreed_mode = ?12, shared = ?13, deleted_at = ?14, hash = ?15, base = ?16,
+              target = ?17",
+            $also
         )
     };
 }
@@ -187,6 +193,21 @@ impl Index {
             let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
             let hash = row.get::<_, [u8; 32]>(2)?;
             each(path, row.get::<_, i64>(1)? as u64, ContentHash(hash));
+        }
+        Ok(())
+    }
+
+    /// Every live regular file whose content some peer is known to have.
+    pub fn shared_contents(
+        &self,
+        mut each: impl FnMut(&[u8], ContentHash),
+    ) -> Result<(), IndexError> {
+        let sql = "SELECT path, hash FROM entries WHERE kind = 2 AND shared = 1";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
+            each(path, ContentHash(row.get(1)?));
         }
         Ok(())
     }
@@ -280,8 +301,12 @@ impl Index {
             Content::Symlink { target, hash } => (3, 0, Some(hash.0), Some(&**target)),
         };
         let mut statement: CachedStatement<'_> = self.db.prepare_cached(match table {
-            Table::Entries => write_into!("entries"),
-            Table::Intents => write_into!("intents"),
+            // The same content stays as well remembered as it is.
+            Table::Entries => write_into!(
+                "entries",
+                ", remembered = CASE WHEN hash IS ?15 THEN remembered ELSE 0 END"
+            ),
+            Table::Intents => write_into!("intents", ""),
         })?;
         statement.execute(rusqlite::params![
             row.path.as_bytes(),

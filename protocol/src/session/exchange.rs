@@ -113,7 +113,7 @@ impl Book {
             Message::Proof(_) if self.open.is_none() && self.unproved => self.unproved = false,
             Message::FileFailed(failure) => match self.open.take() {
                 Some(index) if index == failure.index => {}
-                None if self.owed.remove(&failure.index) => {}
+                None if self.takes(failure.index) => {}
                 _ => return contradiction("a failure is of another file"),
             },
             Message::Done(_) if !self.talker_done && self.asked.is_empty() => {

@@ -203,7 +203,7 @@ impl Rules {
             }
             Message::FileFailed(failure) => match self.open.take() {
                 Some(open) => open == failure.index,
-                None => self.owed.remove(&failure.index),
+                None => self.comes(failure.index),
             },
             Message::Done(_) => self.asked.is_empty() && !std::mem::replace(done, true),
             Message::End => self.open.is_none() && self.owed.is_empty() && !self.unproved,

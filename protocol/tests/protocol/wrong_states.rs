@@ -24,7 +24,8 @@ struct Case {
 }
 
 /// In the flight of the plan, where contents may come that were not asked for.
-const FIRST_FLIGHT: &[&str] = &["Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
+const FIRST_FLIGHT: &[&str] =
+    &["FileFailed", "Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
 const OPEN_FILE: &[&str] = &[
     "Want",
     "Literal",
@@ -265,12 +266,12 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after a want of the same content",
-        takes: &["File", "Problem", "Ping", "End", "Patches"],
+        takes: &["File", "FileFailed", "Problem", "Ping", "End", "Patches"],
         receive: |m| hear(after(listening(), Message::Want(want(0))), m),
     },
     Case {
         state: "after Done",
-        takes: &["File", "Problem", "Ping", "End", "Patches"],
+        takes: &["File", "FileFailed", "Problem", "Ping", "End", "Patches"],
         receive: |m| {
             let done = Message::Done(Done { sequence: 1, failures: Vec::new() });
             hear(after(listening(), done), m)
@@ -278,7 +279,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in this end's own flight",
-        takes: &["Want", "File", "Done", "Problem", "Ping", "Patches"],
+        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches"],
         receive: |m| match m {
             Message::End => Err(ProtocolError::Contradiction("checked by Talking::end")),
             other => talking().send(&other),

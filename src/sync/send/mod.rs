@@ -156,10 +156,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
                 WantKind::Confirm => self.hash_alone(&item)?,
                 WantKind::Base => match self.old_of(&item)? {
                     Some(old) => self.against(item, old, &mut patched)?,
-                    None => {
-                        let text = "the sending side does not know its old content any more";
-                        self.fail(item.index, (FailureKind::NoBase, text.into()))?;
-                    }
+                    None => self.fail(item.index, no_base())?,
                 },
             }
         }
@@ -361,6 +358,11 @@ impl Item {
             Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => None,
         }
     }
+}
+
+/// The answer to whoever wants, or would want, a content against its base.
+fn no_base() -> Trouble {
+    (FailureKind::NoBase, "the sending side does not know its old content any more".into())
 }
 
 /// An old content, if the store has it. A store that fails is as good as none: what cannot be sent

@@ -11,7 +11,7 @@ use crate::delta::{self, BATCH_TARGET, Change, Effort, Found, Matcher, PATCH_MAX
 use crate::root::Root;
 
 /// Batches that are made at a time: so many are in memory.
-const BATCHES: usize = 4;
+const BATCHES: usize = 2;
 /// Most threads.
 const THREADS: usize = 4;
 
