@@ -153,7 +153,7 @@ message_types! {
     Common = 26;
     Props = 27;
     Counterparts = 28;
-    Unresolved = 31;
+    Unresolved = 29;
 }
 
 impl Message {
