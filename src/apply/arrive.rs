@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use psync_protocol::message::{
     Against, Base, DeltaOp, Failure, FailureKind, Patches, Proof, SEGMENT_BYTES, Segment,
@@ -18,10 +19,13 @@ use crate::delta::{
 };
 use crate::root::Staged;
 
-/// Bytes of received files that wait for being made durable together.
-pub const FETCH_BATCH_BYTES: u64 = 64 << 20;
-/// Received files that wait for being made durable together.
-const FETCH_BATCH_FILES: usize = 512;
+/// Received files that wait for being made durable together, and their bytes: as many as come in a
+/// second, if these are more than the first numbers, and no more than the second ones. What a line
+/// that breaks takes away is so little; and to flush the disk more often than once a second would
+/// take most of the time on a fast line.
+const BATCH_FILES: (usize, usize) = (512, 8192);
+const BATCH_BYTES: (u64, u64) = (64 << 20, 512 << 20);
+const BATCH_TIME: Duration = Duration::from_secs(1);
 
 /// A content that is arriving.
 #[derive(Debug)]
@@ -237,7 +241,10 @@ impl Applier<'_> {
         let content = Some(Content::File { size: fetching.size, hash });
         self.batch_bytes += fetching.size;
         self.batch.push(Ready { task: fetching.task, staged: Some(staged), content, leaves: None });
-        if self.batch.len() >= FETCH_BATCH_FILES || self.batch_bytes >= FETCH_BATCH_BYTES {
+        let (files, bytes) = (self.batch.len(), self.batch_bytes);
+        let many = files >= BATCH_FILES.0 || bytes >= BATCH_BYTES.0;
+        let most = files >= BATCH_FILES.1 || bytes >= BATCH_BYTES.1;
+        if most || many && self.committed.elapsed() >= BATCH_TIME {
             self.commit_batch()?;
         }
         Ok(())

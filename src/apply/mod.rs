@@ -10,13 +10,13 @@ mod stage;
 mod task;
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use psync_protocol::message::{Failure, FailureKind};
 use psync_protocol::session::Agreement;
 use psync_protocol::{CheckKey, Content, ContentHash, ProtocolError, RelPath, Role};
 use thiserror::Error;
 
-pub use arrive::FETCH_BATCH_BYTES;
 pub use fetch::{Asked, FINE_ATTEMPT};
 pub use task::{Act, Beside, Brief, Task, tasks};
 
@@ -106,6 +106,8 @@ pub struct Applier<'a> {
     bases: base::Bases,
     batch: Vec<Ready>,
     batch_bytes: u64,
+    /// When the last batch was put in its place.
+    committed: Instant,
     /// Where contents that the peer may want went meanwhile.
     relocated: HashMap<usize, (RelPath, Stored)>,
     /// Directories that get their real mode when everything is in them.
@@ -162,6 +164,7 @@ impl<'a> Applier<'a> {
             bases: base::Bases::default(),
             batch: Vec::new(),
             batch_bytes: 0,
+            committed: Instant::now(),
             relocated: HashMap::new(),
             closing: Vec::new(),
             failures: Vec::new(),

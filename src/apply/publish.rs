@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use psync_protocol::{Content, ContentHash, Props, RelPath};
 
@@ -18,7 +18,7 @@ use crate::reconcile::clash_name;
 use crate::root::{Displaced, FileKind, Staged, Stat};
 
 /// Most tasks in one batch.
-const BATCH_TASKS: usize = 1024;
+const BATCH_TASKS: usize = 8192;
 /// Up to this many files each is made durable by itself; beyond, the whole file system at once,
 /// which is cheaper (88 against 278 microseconds a file, measured).
 const SYNC_EACH: usize = 8;
@@ -38,7 +38,9 @@ impl Applier<'_> {
     pub(super) fn commit_batch(&mut self) -> Result<(), ApplyError> {
         self.batch_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        self.commit_all(batch)
+        self.commit_all(batch)?;
+        self.committed = Instant::now();
+        Ok(())
     }
 
     fn commit(&mut self, batch: Vec<Ready>) -> Result<(), ApplyError> {
