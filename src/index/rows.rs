@@ -90,18 +90,32 @@ macro_rules! columns {
 
 const COLUMNS: &str = columns!();
 
-/// The statement that writes a row into a table.
+/// The statement that writes a row into a table, with further columns and their values.
 macro_rules! write_into {
-    ($table:literal) => {
+    ($table:literal, $more:literal, $values:literal) => {
         concat!(
             "INSERT OR REPLACE INTO ",
             $table,
             "(",
             columns!(),
-            ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)"
+            $more,
+            ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17",
+            $values,
+            ")"
         )
     };
 }
+
+/// An entry also keeps since when it has its content, and how long its base is, as far as the row
+/// before knew.
+const WRITE_ENTRY: &str = write_into!(
+    "entries",
+    ", changed, base_size",
+    ", coalesce((SELECT changed FROM entries WHERE path = ?1 AND kind = ?3 AND hash IS ?15), ?10),
+       (SELECT CASE WHEN kind = 2 AND hash = ?16 THEN size WHEN base = ?16 THEN base_size END
+        FROM entries WHERE path = ?1)"
+);
+const WRITE_INTENT: &str = write_into!("intents", "", "");
 
 impl Index {
     /// Loads what a scan compares with.
@@ -280,8 +294,8 @@ impl Index {
             Content::Symlink { target, hash } => (3, 0, Some(hash.0), Some(&**target)),
         };
         let mut statement: CachedStatement<'_> = self.db.prepare_cached(match table {
-            Table::Entries => write_into!("entries"),
-            Table::Intents => write_into!("intents"),
+            Table::Entries => WRITE_ENTRY,
+            Table::Intents => WRITE_INTENT,
         })?;
         statement.execute(rusqlite::params![
             row.path.as_bytes(),

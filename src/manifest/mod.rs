@@ -3,9 +3,11 @@
 
 mod answer;
 mod fold;
+mod known;
 
 pub use answer::{Answered, Own, Terms, answer};
 pub use fold::{Folded, fold, room, unfold};
+pub use known::{Numbered, Reference, References, Trace, WORTH, number, unnumber};
 
 use psync_protocol::{ContentHash, Row};
 

@@ -4,14 +4,16 @@ use psync_protocol::message::{Coverage, Flow, Hello, Statement, Verdict};
 use psync_protocol::session::{
     Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Talking,
 };
-use psync_protocol::{ErrorCode, Message, ProtocolError, RelPath, Role, VERSION_MAX, VERSION_MIN};
+use psync_protocol::{
+    Check, ErrorCode, Message, ProtocolError, RelPath, Role, Row, VERSION_MAX, VERSION_MIN,
+};
 
 use super::exchange::{self, Closing, Worker};
 use super::record::{self, Relation};
 use super::{Request, Site, SyncError, random};
 use crate::apply::Keys;
 use crate::index::Peer;
-use crate::manifest::{self, LocalAccess};
+use crate::manifest::{self, LocalAccess, Numbered, Stored};
 use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, Policy};
 use crate::report::{Action, Conflict, Phase, Report, Trouble};
 use crate::root::places;
@@ -98,10 +100,19 @@ impl Initiator<'_> {
                 manifest::Folded { told: (0..rows.len()).collect(), moved: Vec::new() }
             }
         };
-        let rows: Vec<_> = rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
-        let told: Vec<_> = folded.told.into_iter().map(|at| rows[at].clone()).collect();
-        let (messages, awaiting) =
-            stating.state_folded(self.statement(&survey, coverage), rows, &told, folded.moved);
+        let mut stated: Vec<_> =
+            rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
+        let numbered = self.number(&rows, &mut stated, &folded.told, &survey, since.as_ref())?;
+        let told = numbered.as_ref().map_or(&folded.told, |numbered| &numbered.told);
+        let told: Vec<_> = told.iter().map(|&at| stated[at].clone()).collect();
+        let statement = self.statement(&survey, coverage);
+        let (messages, awaiting) = match numbered {
+            Some(Numbered { altered, manners, .. }) => {
+                let altered = (altered, manners);
+                stating.state_altered(statement, stated, &told, folded.moved, altered)
+            }
+            None => stating.state_folded(statement, stated, &told, folded.moved),
+        };
         self.send_all(messages)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
@@ -168,6 +179,20 @@ impl Initiator<'_> {
         let to_state = record::rows_to_state(&mut self.site.index, survey, since, peer)?;
         self.held_back = to_state.held_back;
         Ok(to_state.rows)
+    }
+
+    /// Says by number what has become of entries that the peer knows, if there is enough of it.
+    fn number(
+        &self,
+        rows: &[Stored],
+        stated: &mut [Row<Check>],
+        told: &[usize],
+        survey: &Survey,
+        peer: Option<&Peer>,
+    ) -> Result<Option<Numbered>, SyncError> {
+        let Some(peer) = peer.filter(|_| told.len() >= manifest::WORTH) else { return Ok(None) };
+        let references = record::references(&self.site.index, survey, peer.ours, peer.replica)?;
+        Ok(manifest::number(rows, stated, told, &references, manifest::WORTH))
     }
 
     fn statement(&self, survey: &Survey, coverage: Coverage) -> Statement {

@@ -172,8 +172,10 @@ impl Responder<'_> {
                 StatementStep::Turn(stated, answering) => break (stated, answering),
             };
         };
+        let mut answering = answering;
+        let (stated, unnumbered) = self.unnumber(stated, &mut answering)?;
         let (stated, unfolded) = self.unfold(stated)?;
-        let verdict = self.judge(&stated, unfolded)?;
+        let verdict = self.judge(&stated, unnumbered && unfolded)?;
         let mut statement = stated.statement.clone();
         let mut waiting = self.answer_first(stated, answering, verdict, &their_key)?;
         let relation = match verdict {
@@ -206,6 +208,28 @@ impl Responder<'_> {
         }
     }
 
+    /// Puts rows in the place of changes that were stated by number. Says whether that was possible.
+    fn unnumber(
+        &mut self,
+        mut stated: Stated,
+        answering: &mut Answering,
+    ) -> Result<(Stated, bool), SyncError> {
+        let Some(altered) = stated.altered.take() else { return Ok((stated, true)) };
+        let (since, peer) = (self.hello.processed, self.hello.replica);
+        let key = CheckKey::new(peer, &self.hello.nonce);
+        let references = record::references(&self.site.index, &self.survey, since, peer)?;
+        let index = &mut self.site.index;
+        let rows = manifest::unnumber(&altered, &references, &key, |path| index.row(path))?;
+        let Some((rows, manners)) =
+            rows.filter(|(rows, _)| rows.len() <= manifest::room(stated.rows.len()))
+        else {
+            return Ok((stated, false));
+        };
+        stated.rows.extend(rows);
+        answering.altered(manners);
+        Ok((stated, true))
+    }
+
     /// Puts rows in the place of moved directories. Says whether that was possible.
     fn unfold(&mut self, mut stated: Stated) -> Result<(Stated, bool), SyncError> {
         let key = CheckKey::new(self.hello.replica, &self.hello.nonce);
@@ -223,7 +247,7 @@ impl Responder<'_> {
     }
 
     /// Whether what was stated is enough to plan on, in the light of what is known of the peer.
-    /// Where moved directories could not be `unfolded` it has to be stated row by row.
+    /// Where what stands for rows could not be `unfolded` they have to be stated one by one.
     fn judge(&mut self, stated: &Stated, unfolded: bool) -> Result<Verdict, SyncError> {
         let (hello, statement) = (&self.hello, &stated.statement);
         let me = (self.site.index.replica(), self.site.index.index_id());

@@ -17,6 +17,7 @@ pub use transfer::{
     SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, Want, WantDelta, WantKind,
 };
 
+use crate::changes::Known;
 use crate::codec::{Put, Reader};
 use crate::entry::ContentHash;
 use crate::error::{DecodeError, ErrorCode, ProtocolError};
@@ -81,6 +82,10 @@ pub enum Message {
     Segment(Segment),
     /// Proves all contents since the last one that came without a hash of their own.
     Proof(Proof),
+    /// Introduces changes of entries that both ends know.
+    Known(Known),
+    /// Some of these changes, see [`crate::changes`].
+    Changes(Vec<u8>),
 }
 
 macro_rules! message_types {
@@ -129,6 +134,8 @@ message_types! {
     Against = 21;
     Proof = 22;
     Segment = 23;
+    Known = 30;
+    Changes = 31;
 }
 
 impl Message {
@@ -139,7 +146,10 @@ impl Message {
             Message::Hello(hello) => hello.encode(&mut out),
             Message::Welcome(welcome) => welcome.encode(&mut out),
             Message::Statement(statement) => statement.encode(&mut out),
-            Message::Rows(bytes) | Message::Literal(bytes) | Message::Signature(bytes) => {
+            Message::Rows(bytes)
+            | Message::Changes(bytes)
+            | Message::Literal(bytes)
+            | Message::Signature(bytes) => {
                 out.put_raw(bytes);
             }
             Message::Moved(moved) => moved.encode(&mut out),
@@ -155,6 +165,7 @@ impl Message {
             Message::Patches(patches) => patches.encode(&mut out),
             Message::Against(against) => against.encode(&mut out),
             Message::Segment(segment) => segment.encode(&mut out),
+            Message::Known(known) => known.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping(0) => {}
             Message::Ping(rate) => out.put_varint(*rate),
@@ -208,6 +219,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         20 => Message::Patches(Patches::decode(r)?),
         21 => Message::Against(Against::decode(r)?),
         22 => Message::Proof(Proof(r.array("a proof")?)),
+        30 => Message::Known(Known::decode(r)?),
+        31 => return Ok(Message::Changes(payload.to_vec())),
         23 => Message::Segment(Segment::decode(r)?),
         _ => Message::Moved(Moved::decode(r)?),
     };

@@ -1,6 +1,7 @@
 //! The initiator's states, up to the plan.
 
-use super::{Agreement, Paths, Rows, Talking, refuse};
+use super::{Agreement, Manners, Paths, Rows, Talking, refuse};
+use crate::changes::{self, Altered};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
@@ -82,8 +83,30 @@ impl Stating {
             theirs: None,
             given: None,
             proof: None,
+            manners: Manners::default(),
         };
         (messages, next)
+    }
+
+    /// As [`Stating::state_folded`]; `altered` says by number what is neither in `told` nor moved,
+    /// and `manners` says the same by path.
+    pub fn state_altered(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+        told: &[Row<Check>],
+        moved: Vec<Moved>,
+        (altered, manners): (Altered, Manners),
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        if moved.iter().map(Moved::exception_bytes).sum::<usize>() > STATEMENT_EXCEPTION_BYTES {
+            return self.state(statement, rows);
+        }
+        let (mut messages, next) = self.state_folded(statement, rows, told, moved);
+        messages.pop();
+        messages.push(Message::Known(altered.known));
+        messages.extend(changes::encode(&altered.changes).into_iter().map(Message::Changes));
+        messages.push(Message::End);
+        (messages, AwaitingAnswer { manners, ..next })
     }
 }
 
@@ -104,6 +127,7 @@ pub struct AwaitingAnswer {
     theirs: Option<Rows>,
     given: Option<Patches>,
     proof: Option<Proof>,
+    manners: Manners,
 }
 
 /// What a message of the answer led to.
@@ -238,8 +262,9 @@ impl AwaitingAnswer {
             }
         };
         let ours = self.rows;
-        let answer = Answer { welcome, statement, marks: self.marks, rows, ours, given };
-        Ok(Deciding { key: self.key, replica: self.replica, answer })
+        let marks = self.manners.of_rows(&ours).restore(self.marks);
+        let answer = Answer { welcome, statement, marks, rows, ours, given };
+        Ok(Deciding { key: self.key, replica: self.replica, manners: self.manners, answer })
     }
 }
 
@@ -248,6 +273,7 @@ impl AwaitingAnswer {
 pub struct Deciding {
     key: CheckKey,
     replica: crate::ReplicaId,
+    manners: Manners,
     /// The responder's answer.
     pub answer: Answer,
 }
@@ -286,6 +312,7 @@ impl Deciding {
             theirs: None,
             given: None,
             proof: None,
+            manners: Manners::default(),
         };
         (messages, next)
     }
@@ -314,7 +341,8 @@ impl Deciding {
         if decisions.len() != paths.len() {
             return Err(ProtocolError::Contradiction("there is not one decision for each path"));
         }
-        let parts = Plan::parts(counter, extra.len() as u64, &decisions).into_iter();
+        let travelling = self.manners.of_paths(&paths).arrange(&decisions);
+        let parts = Plan::parts(counter, extra.len() as u64, &travelling).into_iter();
         let mut messages: Vec<Message> = parts.map(Message::Plan).collect();
         messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));
         paths.add_extra(extra)?;

@@ -6,7 +6,8 @@
 //! ```text
 //! initiator                                   responder
 //! Opening
-//!   Hello Statement Rows* Moved* End  ----->  AwaitingHello, AwaitingStatement
+//!   Hello Statement Rows* Moved*
+//!     (Known Changes*)? End  ------------->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
 //!   <----  Welcome Problem* Statement Marks* Rows* End
 //! Deciding                                    AwaitingPlan
@@ -20,10 +21,12 @@
 
 mod exchange;
 mod initiator;
+mod order;
 mod responder;
 
 pub use exchange::{Event, Heard, Listening, Next, Talking};
 pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Stating};
+pub use order::Manners;
 pub use responder::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
     StatementStep, common_version,

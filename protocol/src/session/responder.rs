@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Agreement, Listening, Paths, Rows, broken, refuse};
+use super::{Agreement, Listening, Manners, Paths, Rows, broken, refuse};
+use crate::changes::{Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
@@ -33,8 +34,9 @@ impl AwaitingHello {
         }
         let key = CheckKey::new(hello.replica, &hello.nonce);
         let common = Common { replica: hello.replica, key };
-        let moves = Moves::default();
-        Ok((hello, AwaitingStatement { common, greeted: false, statement: None, moves }))
+        let (statement, moves) = (None, Moves::default());
+        let altered = None;
+        Ok((hello, AwaitingStatement { common, greeted: false, statement, moves, altered }))
     }
 }
 
@@ -56,6 +58,7 @@ pub struct AwaitingStatement {
     greeted: bool,
     statement: Option<(Statement, Rows)>,
     moves: Moves,
+    altered: Option<ChangesReader>,
 }
 
 /// The moved directories of one statement. Whoever has their rows makes as many of them as its own
@@ -112,6 +115,8 @@ pub struct Stated {
     pub rows: Vec<Row<Check>>,
     /// Directories that were moved whole; what they stand for is known to whoever has the rows.
     pub moved: Vec<Moved>,
+    /// Changes of entries that both ends know; what they mean is known to whoever has them.
+    pub altered: Option<Altered>,
 }
 
 impl AwaitingStatement {
@@ -128,28 +133,45 @@ impl AwaitingStatement {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
             (Message::Rows(payload), Some((statement, mut rows)))
-                if self.moves.moved.is_empty() =>
+                if self.moves.moved.is_empty() && self.altered.is_none() =>
             {
                 rows.take(&payload)?;
                 self.statement = Some((statement, rows));
             }
             (Message::Moved(moved), Some((statement, rows)))
-                if statement.coverage != Coverage::Everything =>
+                if statement.coverage != Coverage::Everything && self.altered.is_none() =>
             {
                 self.moves.add(moved)?;
                 self.statement = Some((statement, rows));
             }
+            (Message::Known(known), Some((statement, rows)))
+                if statement.coverage != Coverage::Everything && self.altered.is_none() =>
+            {
+                self.altered = Some(ChangesReader::new(known));
+                self.statement = Some((statement, rows));
+            }
+            (Message::Changes(payload), Some(statement)) if self.altered.is_some() => {
+                if let Some(altered) = &mut self.altered {
+                    altered.batch(&payload).map_err(broken("Changes"))?;
+                }
+                self.statement = Some(statement);
+            }
             (Message::End, Some((statement, rows))) => {
-                let stated = Stated { statement, rows: rows.finish()?, moved: self.moves.moved };
-                let answering =
-                    Answering { common: self.common, greeted: self.greeted, demands_rows: false };
+                let (moved, altered) = (self.moves.moved, self.altered.map(ChangesReader::finish));
+                let stated = Stated { statement, rows: rows.finish()?, moved, altered };
+                let answering = Answering {
+                    common: self.common,
+                    greeted: self.greeted,
+                    demands_rows: false,
+                    manners: Manners::default(),
+                };
                 return Ok(StatementStep::Turn(stated, answering));
             }
             (other, _) => {
                 return Err(refuse(
                     other,
                     "waiting for a statement",
-                    "Statement, Rows, Moved (for changes), End in this order",
+                    "Statement, Rows, Moved, Known, Changes (for changes), End in this order",
                 ));
             }
         }
@@ -163,9 +185,15 @@ pub struct Answering {
     common: Common,
     greeted: bool,
     demands_rows: bool,
+    manners: Manners,
 }
 
 impl Answering {
+    /// Some rows were stated by number: marks and decisions travel in another order.
+    pub fn altered(&mut self, manners: Manners) {
+        self.manners = manners;
+    }
+
     /// Whether the greeting has been sent in an earlier answer.
     pub fn has_greeted(&self) -> bool {
         self.greeted
@@ -186,7 +214,8 @@ impl Answering {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
         if !stated.is_empty() {
-            let parts = mark_parts(&marks).into_iter();
+            let travelling = self.manners.of_rows(&stated).arrange(&marks);
+            let parts = mark_parts(&travelling).into_iter();
             messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
         messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
@@ -202,6 +231,7 @@ impl Answering {
                 marks,
                 ours: rows,
                 demands_rows: self.demands_rows,
+                manners: self.manners,
                 restated: None,
                 plan: None,
             },
@@ -225,6 +255,7 @@ pub struct AwaitingPlan {
     ours: Vec<Row<Check>>,
     /// A plan on what has been stated so far is not taken.
     demands_rows: bool,
+    manners: Manners,
     restated: Option<(Statement, Rows)>,
     plan: Option<Planning>,
 }
@@ -266,11 +297,13 @@ impl Planning {
         self.is_decided() && self.extra.len() as u64 == self.extra_rows
     }
 
-    fn complete(mut self, common: &Common) -> Result<Planned, ProtocolError> {
+    fn complete(mut self, common: &Common, manners: &Manners) -> Result<Planned, ProtocolError> {
+        let order = manners.of_paths(&self.paths);
         self.paths.add_extra(self.extra.finish()?)?;
         let planner = Planner { replica: common.replica, counter: self.counter };
         let listening = Listening::first(Role::Responder, self.paths.len());
         let Planning { paths, decisions, .. } = self;
+        let decisions = order.restore(decisions);
         Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
     }
 }
@@ -314,11 +347,15 @@ impl AwaitingPlan {
             (Message::Rows(payload), Some((_, rows)), None) => rows.take(&payload)?,
             (Message::End, Some(_), None) => {
                 let (statement, rows) = self.restated.take().expect("matched just now");
-                let stated = Stated { statement, rows: rows.finish()?, moved: Vec::new() };
-                return Ok(PlanStep::Restated(
-                    stated,
-                    Answering { common: self.common, greeted: true, demands_rows: false },
-                ));
+                let stated =
+                    Stated { statement, rows: rows.finish()?, moved: Vec::new(), altered: None };
+                let answering = Answering {
+                    common: self.common,
+                    greeted: true,
+                    demands_rows: false,
+                    manners: Manners::default(),
+                };
+                return Ok(PlanStep::Restated(stated, answering));
             }
             (Message::Plan(plan), None, None) if !self.demands_rows => {
                 let mut planning = Planning {
@@ -345,7 +382,10 @@ impl AwaitingPlan {
             }
             (message, _, plan) if plan.as_ref().is_some_and(Planning::is_complete) => {
                 let planning = self.plan.take().expect("matched just now");
-                return Ok(PlanStep::Planned(planning.complete(&self.common)?, message));
+                return Ok(PlanStep::Planned(
+                    planning.complete(&self.common, &self.manners)?,
+                    message,
+                ));
             }
             (other, ..) => {
                 return Err(refuse(

@@ -9,12 +9,12 @@ use psync_protocol::session::{
 };
 use psync_protocol::{CheckKey, ContentHash, Decision, ProtocolError, Role, Row};
 
-use crate::moves;
 use crate::pair::{Actor, Step};
 use crate::samples::{
     self, ALICE, BOB, deleted, directory, failure, file, path, problem, stated, symlink, want,
     want_delta,
 };
+use crate::{known, moves};
 
 /// More flights than any honest session of these actors has.
 const FLIGHTS_MAX: usize = 12;
@@ -132,6 +132,7 @@ fn gifts(first: u64, second: u64) -> Vec<Message> {
         Message::File(second),
         Message::Against(samples::against()),
         Message::Delta(samples::delta()),
+        Message::Segment(samples::segment()),
         Message::FileEnd(None),
         Message::Proof(Proof([0x77; 32])),
     ]
@@ -229,7 +230,9 @@ impl Actor for Alice {
         let mut rows = [told.clone(), stated(&moved_rows(), stating.key())].concat();
         rows.sort_by(|a, b| a.path.cmp(&b.path));
         let moved = vec![moves::moved()];
-        let (messages, state) = stating.state_folded(samples::statement(), rows, &told, moved);
+        let (altered, plain) = known::by_number(&told);
+        let statement = samples::statement();
+        let (messages, state) = stating.state_altered(statement, rows, &plain, moved, altered);
         self.state = State::AwaitingAnswer(state);
         std::iter::once(Message::Hello(self.hello.clone())).chain(messages).collect()
     }
@@ -277,6 +280,8 @@ impl Bob {
     }
 
     fn answer_first(&mut self, mut answering: Answering, heard: Stated) -> Step {
+        let (heard, manners) = known::from_numbers(heard);
+        answering.altered(manners);
         let unfolded = moves::unfold(heard).filter(|_| !self.asks_again);
         let verdict = match &unfolded {
             Some(_) => Verdict::Proceed { first_contact: false },

@@ -66,7 +66,16 @@ impl Rules {
                 ("Hello", if self.flight == 0 { &[""] } else { &[] }),
                 ("Statement", &[start]),
                 ("Rows", &["Statement", "Rows"]),
-                ("End", &["Statement", "Rows", "Moved"]),
+                (
+                    "Known",
+                    if self.flight == 0 && self.changes {
+                        &["Statement", "Rows", "Moved"]
+                    } else {
+                        &[]
+                    },
+                ),
+                ("Changes", &["Known", "Changes"]),
+                ("End", &["Statement", "Rows", "Moved", "Known", "Changes"]),
             ]) || (extra && (message.name() == "Rows" || self.exchange(message)))
         } else {
             let start = if self.flight == 1 { "Welcome" } else { "" };

@@ -156,6 +156,10 @@ pub(crate) fn batch() -> Vec<u8> {
 }
 
 /// One message of each type, in the order of the type numbers.
+pub(crate) fn changes() -> Vec<u8> {
+    psync_protocol::changes::encode(&crate::known::changes()).remove(1)
+}
+
 pub(crate) fn one_of_each() -> Vec<Message> {
     vec![
         Message::Hello(hello()),
@@ -181,5 +185,7 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Against(against()),
         Message::Proof(Proof([0x77; 32])),
         Message::Segment(segment()),
+        Message::Known(crate::known::known()),
+        Message::Changes(changes()),
     ]
 }

@@ -48,7 +48,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the statement",
-        takes: &["Rows", "Moved", "End", "Ping"],
+        takes: &["Rows", "Moved", "Known", "End", "Ping"],
         receive: |m| stating(awaiting_statement(), introduction()).receive(m).map(drop),
     },
     Case {
@@ -62,11 +62,19 @@ const CASES: &[Case] = &[
     Case {
         // The same directory once more.
         state: "after a moved directory",
-        takes: &["End", "Ping"],
+        takes: &["Known", "End", "Ping"],
         receive: |m| {
             let state = stating(awaiting_statement(), introduction());
             let moved = Message::Moved(crate::moves::moved());
             stating(state, moved).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "in changes of known entries",
+        takes: &["Changes", "End", "Ping"],
+        receive: |m| {
+            let state = stating(awaiting_statement(), introduction());
+            stating(state, Message::Known(crate::known::known())).receive(m).map(drop)
         },
     },
     Case {

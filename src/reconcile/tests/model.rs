@@ -12,8 +12,9 @@ use psync_protocol::{
     Role, Row, Version,
 };
 
-use super::{Context, TWO_WAY, path, time};
-use crate::manifest::{LocalAccess, Own, Stamp, Stored, Terms, answer, fold, unfold};
+use super::{Context, TWO_WAY, numbered, path, time};
+
+use crate::manifest::{LocalAccess, Own, Stamp, Stored, Terms, Trace, answer, fold, unfold};
 use crate::reconcile::{Draft, Keys, Local, draft};
 
 /// One replica.
@@ -23,6 +24,7 @@ pub(super) struct Replica {
     clock: u64,
     sequence: u64,
     rows: BTreeMap<RelPath, (Stored, u64)>,
+    traces: BTreeMap<RelPath, Trace>,
     peers: HashMap<ReplicaId, Peer>,
     pub(super) ignored: BTreeSet<RelPath>,
     pub(super) blind: BTreeSet<RelPath>,
@@ -43,6 +45,7 @@ impl Replica {
             clock: 0,
             sequence: 0,
             rows: BTreeMap::new(),
+            traces: BTreeMap::new(),
             peers: HashMap::new(),
             ignored: BTreeSet::new(),
             blind: BTreeSet::new(),
@@ -59,6 +62,9 @@ impl Replica {
 
     fn put(&mut self, stored: Stored) {
         self.sequence += 1;
+        let name = stored.row.path.clone();
+        let trace = numbered::trace(self.traces.get(&name), &stored, self.sequence);
+        self.traces.insert(name, trace);
         self.rows.insert(stored.row.path.clone(), (stored, self.sequence));
     }
 
@@ -199,7 +205,27 @@ impl Replica {
         self.peers.contains_key(&peer.id)
     }
 
-    fn access(&self, name: &RelPath) -> LocalAccess {
+    /// What the index tells of the past.
+    pub(super) fn traces(&self) -> Vec<Trace> {
+        self.traces.values().cloned().collect()
+    }
+
+    /// Where the sequence numbers of this replica and a peer were when they met.
+    pub(super) fn met(&self, peer: &Replica) -> Option<(u64, u64)> {
+        self.peers.get(&peer.id).map(|peer| (peer.ours, peer.theirs))
+    }
+
+    pub(super) fn is_pending(&self, name: &RelPath, peer: &Replica) -> bool {
+        self.peers.get(&peer.id).is_some_and(|peer| peer.pending.contains(name))
+    }
+
+    /// What this replica has to tell a peer.
+    pub(super) fn news_for(&self, peer: &Replica) -> Vec<Stored> {
+        let knows = self.peers.get(&peer.id);
+        self.news(knows.map_or(0, |peer| peer.ours), knows)
+    }
+
+    pub(super) fn access(&self, name: &RelPath) -> LocalAccess {
         if self.blind.contains(name) {
             LocalAccess::Blind
         } else if self.ignored.contains(name) {
@@ -307,12 +333,11 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let keys = [CheckKey::new(a.id, &[8; 16]), CheckKey::new(b.id, &[9; 16])];
     let first_contact = !a.knows(b) || !b.knows(a);
     let a_knows = a.peers.get(&b.id);
-    let news = a.news(a_knows.map_or(0, |peer| peer.ours), a_knows);
+    let news = a.news_for(b);
     // Checks that what is folded is unfolded to the same rows.
     fold_and_unfold(&news, a, b);
-    let stated: Vec<_> = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
+    let (stated, heard, _) = numbered::state(&news, a, b, &keys[0]);
     let b_knows = b.peers.get(&a.id);
-    let heard = on_the_line(&stated, &keys[0]);
     let answered = answer(
         &heard,
         b.news(a_knows.map_or(0, |peer| peer.theirs), b_knows),
@@ -368,7 +393,7 @@ fn fold_and_unfold(news: &[Stored], a: &Replica, b: &Replica) -> (usize, usize) 
 }
 
 /// Rows as the other end reads them.
-fn on_the_line(rows: &[Row<Check>], key: &CheckKey) -> Vec<Row<Check>> {
+pub(super) fn on_the_line(rows: &[Row<Check>], key: &CheckKey) -> Vec<Row<Check>> {
     let mut reader = ManifestReader::new(key.clone());
     for batch in psync_protocol::manifest::encode(rows) {
         reader.batch(&batch).unwrap();
