@@ -121,6 +121,54 @@ fn many_touches_cost_no_paths_and_no_checks() {
 }
 
 #[test]
+fn a_tree_that_was_touched_on_the_far_side_is_stated_by_number_as_well() {
+    let pair = agreed();
+    for number in 0..FILES {
+        set_mtime(&pair.b.join(name(number)), 1_500_000_000_000_000_000);
+    }
+    for number in [3, 50, 51, 200] {
+        write_file(pair.b.join(name(number)), format!("edited in b: {number}"));
+    }
+    // One that the near side has edited, one that it has deleted, one that it has touched, too.
+    write_file(pair.a.join(name(61)), "edited in a");
+    fs::remove_file(pair.a.join(name(62))).unwrap();
+    set_mtime(&pair.a.join(name(63)), 1_600_000_000_000_000_000);
+    fs::remove_file(pair.b.join(name(64))).unwrap();
+    write_file(pair.b.join("new in b"), "new");
+    let summary = pair.sync_expecting(0, &["--json", "--no-compress"]).summary();
+    let received = summary["line"]["manifests"]["received"].as_u64().unwrap();
+    assert!(received < 12 * FILES as u64 + 700, "{received}");
+    pair.assert_settled();
+    assert_eq!(fs::read_to_string(pair.b.join(name(61))).unwrap(), "edited in a");
+    assert_eq!(fs::read_to_string(pair.a.join(name(51))).unwrap(), "edited in b: 51");
+    assert!(!pair.a.join(name(64)).exists() && pair.a.join("new in b").exists());
+}
+
+#[test]
+fn what_the_near_side_cannot_tell_by_number_it_asks_for() {
+    let pair = agreed();
+    for number in 0..FILES {
+        set_mtime(&pair.b.join(name(number)), 1_500_000_000_000_000_000);
+    }
+    // Gone and there again, with a run of another pair in between: what was there is forgotten.
+    fs::remove_file(pair.a.join(name(30))).unwrap();
+    pair.temp.folder("third");
+    let with_third = || {
+        let mut command = common::psync(&pair.temp);
+        command.args(["./a", "./third"]).current_dir(pair.temp.path());
+        common::pair::Said::of(&mut command, 0);
+    };
+    with_third();
+    write_file(pair.a.join(name(30)), "something else");
+    with_third();
+    let summary = pair.sync_expecting(0, &["--json", "--no-compress"]).summary();
+    let received = summary["line"]["manifests"]["received"].as_u64().unwrap();
+    assert!(received > 30 * FILES as u64, "{received}");
+    pair.assert_settled();
+    assert_eq!(fs::read_to_string(pair.b.join(name(30))).unwrap(), "something else");
+}
+
+#[test]
 fn an_index_that_lost_what_it_knew_hears_every_row() {
     let pair = agreed();
     touch_all(&pair);

@@ -1,5 +1,5 @@
 //! Changes of entries that both ends know from their last session: stated by number in a list that
-//! both can make, without path, base, or a content that is still the old one.
+//! both can make, by either end, without path, base, or a content that is still the old one.
 //!
 //! Layout: SPEC.md, "Changes of known entries".
 

@@ -189,7 +189,10 @@ fn fate(stored: &Stored, stated: &Row<Check>, reference: Reference) -> Option<Fa
     }
 }
 
-/// The rows that were stated by number under `key`, by path, and what became of each; none if the
+/// Rows that were stated by number, by path, and what became of each.
+pub type Unnumbered = (Vec<Row<Check>>, Manners);
+
+/// The rows that were stated by number under `key`; none if the
 /// lists are not the same, or this end cannot tell what was left unsaid. `own` gives this end's
 /// own row of a path.
 pub fn unnumber<E>(
@@ -197,7 +200,7 @@ pub fn unnumber<E>(
     references: &References,
     key: &CheckKey,
     mut own: impl FnMut(&RelPath) -> Result<Option<Stored>, E>,
-) -> Result<Option<(Vec<Row<Check>>, Manners)>, E> {
+) -> Result<Option<Unnumbered>, E> {
     if altered.known != references.known() {
         return Ok(None);
     }

@@ -5,7 +5,8 @@ use psync_protocol::session::{
     Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Talking,
 };
 use psync_protocol::{
-    Check, ErrorCode, Message, ProtocolError, RelPath, Role, Row, VERSION_MAX, VERSION_MIN,
+    Check, ErrorCode, Message, ProtocolError, RelPath, ReplicaId, Role, Row, VERSION_MAX,
+    VERSION_MIN,
 };
 
 use super::exchange::{self, Closing, Worker};
@@ -116,6 +117,7 @@ impl Initiator<'_> {
         self.send_all(messages)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
+        let deciding = self.unnumber(deciding, &survey, since.as_ref())?;
         self.plan_and_carry_out(deciding, &survey, relation)
     }
 
@@ -256,14 +258,54 @@ impl Initiator<'_> {
             }
             Verdict::Restate { since, first_contact } => (since, first_contact),
         };
+        let relation = Relation { first_contact: first_contact || known.is_none() };
+        Ok((self.restate(deciding, survey, since, peer)?, relation))
+    }
+
+    /// States rows above `since` one by one, and hears the answer.
+    fn restate(
+        &mut self,
+        deciding: Deciding,
+        survey: &Survey,
+        since: u64,
+        peer: ReplicaId,
+    ) -> Result<Deciding, SyncError> {
         let coverage = if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
         let to_state = record::rows_to_state(&mut self.site.index, survey, since, Some(peer))?;
         self.held_back = to_state.held_back;
         let rows = to_state.rows.iter().map(|stored| stored.row.stated(deciding.key())).collect();
         let (messages, awaiting) = deciding.restate(self.statement(survey, coverage), rows);
         self.send_all(messages)?;
-        let relation = Relation { first_contact: first_contact || known.is_none() };
-        Ok((self.hear_answer(awaiting)?, relation))
+        self.hear_answer(awaiting)
+    }
+
+    /// Puts rows in the place of what the answer says by number. Where that is not possible, this
+    /// end states its rows anew and is answered row by row.
+    fn unnumber(
+        &mut self,
+        mut deciding: Deciding,
+        survey: &Survey,
+        peer: Option<&Peer>,
+    ) -> Result<Deciding, SyncError> {
+        let Some(altered) = deciding.answer.altered.take() else { return Ok(deciding) };
+        let replica = deciding.answer.welcome.replica;
+        let since = peer.filter(|peer| peer.replica == replica).map_or(0, |peer| peer.ours);
+        let key = deciding.their_key();
+        let references = record::references(&self.site.index, survey, since, replica)?;
+        let index = &mut self.site.index;
+        let rows = manifest::unnumber(&altered, &references, &key, |path| index.row(path))?;
+        let rows =
+            rows.filter(|(rows, _)| rows.len() <= manifest::room(deciding.answer.rows.len()));
+        if let Some((rows, manners)) = rows
+            && deciding.unnumbered(rows, manners)
+        {
+            return Ok(deciding);
+        }
+        let deciding = self.restate(deciding, survey, since, replica)?;
+        match deciding.answer.altered {
+            Some(_) => Err(ProtocolError::Contradiction("rows were asked for one by one").into()),
+            None => Ok(deciding),
+        }
     }
 
     fn plan_and_carry_out(

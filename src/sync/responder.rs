@@ -99,6 +99,7 @@ fn serve_root(
     let responder = Responder {
         site: &mut site,
         held_back: Vec::new(),
+        may_number: true,
         line,
         hello,
         compression,
@@ -124,6 +125,8 @@ fn refuse_overlap(path: &Path, hello: &Hello) -> Result<(), SyncError> {
 struct Responder<'a> {
     site: &'a mut Site,
     held_back: Vec<RelPath>,
+    /// Whether the initiator can be told by number what has become of what both know.
+    may_number: bool,
     line: &'a mut Line,
     hello: Hello,
     compression: Compression,
@@ -195,6 +198,7 @@ impl Responder<'_> {
                 PlanStep::More(waiting) => waiting,
                 PlanStep::Restated(stated, answering) => {
                     statement = stated.statement.clone();
+                    self.may_number = false;
                     let (messages, waiting) =
                         self.answer(stated, answering, relation, &their_key, Vec::new())?;
                     self.send_all(messages)?;
@@ -321,7 +325,7 @@ impl Responder<'_> {
     fn answer(
         &mut self,
         stated: Stated,
-        answering: Answering,
+        mut answering: Answering,
         relation: Relation,
         their_key: &CheckKey,
         problems: Vec<psync_protocol::message::Problem>,
@@ -361,8 +365,41 @@ impl Responder<'_> {
         };
         let given = given_with_rows(root, store, candidates, &answered.rows, effort);
         let statement = self.statement(coverage);
-        let (marks, rows) = (answered.marks, answered.rows);
+        let (marks, mut rows) = (answered.marks, answered.rows);
+        if since > 0 && self.may_number {
+            self.number(&mut rows, since, &mut answering)?;
+        }
         Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
+    }
+
+    /// Says by number what has become of entries that the initiator knows, if there is enough of it.
+    fn number(
+        &mut self,
+        rows: &mut [Row<Check>],
+        since: u64,
+        answering: &mut Answering,
+    ) -> Result<(), SyncError> {
+        if rows.len() < manifest::WORTH {
+            return Ok(());
+        }
+        let peer = self.hello.replica;
+        let references = record::references(&self.site.index, &self.survey, since, peer)?;
+        let (mut own, mut told) = (Vec::with_capacity(rows.len()), Vec::new());
+        for (at, row) in rows.iter().enumerate() {
+            // What is stated of a path that has never been here is in no index.
+            let stored = self.site.index.row(&row.path)?;
+            told.extend(stored.is_some().then_some(at));
+            own.push(stored.unwrap_or_else(|| Stored::absent(row.path.clone())));
+        }
+        let worth = manifest::WORTH;
+        let Some(numbered) = manifest::number(&own, rows, &told, &references, worth) else {
+            return Ok(());
+        };
+        let plain: HashSet<usize> = numbered.told.into_iter().collect();
+        let is_told = |at: &usize| plain.contains(at) || told.binary_search(at).is_err();
+        let told = (0..rows.len()).filter(is_told).map(|at| rows[at].clone()).collect();
+        answering.number(told, numbered.altered, numbered.manners);
+        Ok(())
     }
 
     fn statement(&self, coverage: Coverage) -> Statement {

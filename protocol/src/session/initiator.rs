@@ -1,7 +1,7 @@
 //! The initiator's states, up to the plan.
 
-use super::{Agreement, Manners, Paths, Rows, Talking, refuse};
-use crate::changes::{self, Altered};
+use super::{Agreement, Manners, Paths, Rows, Talking, broken, refuse};
+use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::ProtocolError;
@@ -84,6 +84,7 @@ impl Stating {
             given: None,
             proof: None,
             manners: Manners::default(),
+            altered: None,
         };
         (messages, next)
     }
@@ -128,6 +129,7 @@ pub struct AwaitingAnswer {
     given: Option<Patches>,
     proof: Option<Proof>,
     manners: Manners,
+    altered: Option<ChangesReader>,
 }
 
 /// What a message of the answer led to.
@@ -156,6 +158,8 @@ pub struct Answer {
     pub ours: Vec<Row<Check>>,
     /// Contents of some of its rows that it sent along.
     pub given: Option<Given>,
+    /// Changes of entries that both ends know: until they are rows, no plan can be made.
+    pub altered: Option<Altered>,
 }
 
 /// Contents that the responder sent along with its rows.
@@ -198,7 +202,22 @@ impl AwaitingAnswer {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
             }
-            (Message::Rows(payload), ..) if self.theirs.is_some() && self.given.is_none() => {
+            (Message::Known(known), Some(welcome), Some(statement))
+                if matches!(statement.coverage, Coverage::Changes { .. })
+                    && matches!(welcome.verdict, Verdict::Proceed { .. })
+                    && self.altered.is_none()
+                    && self.given.is_none() =>
+            {
+                self.altered = Some(ChangesReader::new(known));
+            }
+            (Message::Changes(payload), ..) if self.altered.is_some() => {
+                if let Some(altered) = &mut self.altered {
+                    altered.batch(&payload).map_err(broken("Changes"))?;
+                }
+            }
+            (Message::Rows(payload), ..)
+                if self.theirs.is_some() && self.given.is_none() && self.altered.is_none() =>
+            {
                 if let Some(theirs) = &mut self.theirs {
                     theirs.take(&payload)?;
                 }
@@ -216,7 +235,8 @@ impl AwaitingAnswer {
                 return Err(refuse(
                     other,
                     "waiting for the answer",
-                    "Welcome, Problem, Statement, Marks, Rows, Patches, Proof, End in this order",
+                    "Welcome, Problem, Statement, Marks, Rows, Known, Changes, Patches, Proof, End \
+                     in this order",
                 ));
             }
         }
@@ -227,12 +247,13 @@ impl AwaitingAnswer {
     fn may_be_marked(&self) -> bool {
         self.marks.len() < self.rows.len()
             && self.given.is_none()
+            && self.altered.is_none()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
     }
 
     /// One message of contents may follow the rows.
     fn may_be_given(&self) -> bool {
-        self.given.is_none() && self.theirs.is_some()
+        self.given.is_none() && self.altered.is_none() && self.theirs.is_some()
     }
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
@@ -263,8 +284,10 @@ impl AwaitingAnswer {
         };
         let ours = self.rows;
         let marks = self.manners.of_rows(&ours).restore(self.marks);
-        let answer = Answer { welcome, statement, marks, rows, ours, given };
-        Ok(Deciding { key: self.key, replica: self.replica, manners: self.manners, answer })
+        let altered = self.altered.map(ChangesReader::finish);
+        let answer = Answer { welcome, statement, marks, rows, ours, given, altered };
+        let (manners, theirs) = (self.manners, Manners::default());
+        Ok(Deciding { key: self.key, replica: self.replica, manners, theirs, answer })
     }
 }
 
@@ -274,6 +297,7 @@ pub struct Deciding {
     key: CheckKey,
     replica: crate::ReplicaId,
     manners: Manners,
+    theirs: Manners,
     /// The responder's answer.
     pub answer: Answer,
 }
@@ -289,7 +313,18 @@ impl Deciding {
         CheckKey::new(self.answer.welcome.replica, &self.answer.welcome.nonce)
     }
 
-    /// States rows anew, as the responder asked, and waits for another answer.
+    /// Puts rows, sorted by path, in the place of the answer's changes. Says whether no path is
+    /// stated twice.
+    pub fn unnumbered(&mut self, rows: Vec<Row<Check>>, manners: Manners) -> bool {
+        self.answer.altered = None;
+        self.answer.rows.extend(rows);
+        self.answer.rows.sort_by(|a, b| a.path.cmp(&b.path));
+        self.theirs = manners;
+        self.answer.rows.is_sorted_by(|a, b| a.path < b.path)
+    }
+
+    /// States rows anew, as the responder asked or because its answer does not tell enough, and
+    /// waits for another answer.
     pub fn restate(
         self,
         statement: Statement,
@@ -313,6 +348,7 @@ impl Deciding {
             given: None,
             proof: None,
             manners: Manners::default(),
+            altered: None,
         };
         (messages, next)
     }
@@ -338,10 +374,13 @@ impl Deciding {
                 "the responder has to be told more rows first",
             ));
         }
+        if self.answer.altered.is_some() {
+            return Err(ProtocolError::Contradiction("the answer's changes are not rows yet"));
+        }
         if decisions.len() != paths.len() {
             return Err(ProtocolError::Contradiction("there is not one decision for each path"));
         }
-        let travelling = self.manners.of_paths(&paths).arrange(&decisions);
+        let travelling = self.manners.of_paths(&self.theirs, &paths).arrange(&decisions);
         let parts = Plan::parts(counter, extra.len() as u64, &travelling).into_iter();
         let mut messages: Vec<Message> = parts.map(Message::Plan).collect();
         messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));

@@ -9,7 +9,7 @@
 //!   Hello Statement Rows* Moved*
 //!     (Known Changes*)? End  ------------->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement Marks* Rows* End
+//!   <----  Welcome Problem* Statement Marks* Rows* (Known Changes*)? End
 //! Deciding                                    AwaitingPlan
 //!   Statement Rows* End  ------------------>  ... and back to Answering
 //!   or Plan+ Rows* ...  ------------------->

@@ -16,6 +16,9 @@ enum Manner {
     Deleted,
     Told,
     Unstated,
+    KeptThere,
+    EditedThere,
+    DeletedThere,
 }
 
 /// What became of the known entries that a statement told of by number. Of a statement without any,
@@ -51,14 +54,20 @@ impl Manners {
         Order::of(rows.iter().map(|row| self.of(&row.path)).collect())
     }
 
-    /// The order of the decisions about these paths, before extra rows are among them.
-    pub(super) fn of_paths(&self, paths: &Paths) -> Order {
-        if self.is_empty() {
+    /// The order of the decisions about these paths, before extra rows are among them. These are
+    /// the initiator's manners, and `theirs` the responder's.
+    pub(super) fn of_paths(&self, theirs: &Manners, paths: &Paths) -> Order {
+        if self.is_empty() && theirs.is_empty() {
             return Order(None);
         }
         let manner = |stand: &super::Stand| match &stand.initiator {
             Some(row) => self.of(&row.path),
-            None => Manner::Unstated,
+            None => match theirs.of(stand.path()) {
+                Manner::Kept => Manner::KeptThere,
+                Manner::Edited => Manner::EditedThere,
+                Manner::Deleted => Manner::DeletedThere,
+                _ => Manner::Unstated,
+            },
         };
         Order::of(paths.iter().map(manner).collect())
     }

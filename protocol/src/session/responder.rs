@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Agreement, Listening, Manners, Paths, Rows, broken, refuse};
-use crate::changes::{Altered, ChangesReader};
+use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
@@ -164,6 +164,7 @@ impl AwaitingStatement {
                     greeted: self.greeted,
                     demands_rows: false,
                     manners: Manners::default(),
+                    numbered: None,
                 };
                 return Ok(StatementStep::Turn(stated, answering));
             }
@@ -186,12 +187,19 @@ pub struct Answering {
     greeted: bool,
     demands_rows: bool,
     manners: Manners,
+    numbered: Option<(Vec<Row<Check>>, Altered, Manners)>,
 }
 
 impl Answering {
     /// Some rows were stated by number: marks and decisions travel in another order.
     pub fn altered(&mut self, manners: Manners) {
         self.manners = manners;
+    }
+
+    /// Of the rows of the answer only these are `told` one by one, the others by number; `manners`
+    /// says the same by path. Contents do not go along with such an answer.
+    pub fn number(&mut self, told: Vec<Row<Check>>, altered: Altered, manners: Manners) {
+        self.numbered = Some((told, altered, manners));
     }
 
     /// Whether the greeting has been sent in an earlier answer.
@@ -218,8 +226,14 @@ impl Answering {
             let parts = mark_parts(&travelling).into_iter();
             messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
-        messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
-        if let Some((patches, proof)) = given {
+        let told = self.numbered.as_ref().map_or(&rows, |(told, ..)| told);
+        messages.extend(manifest::encode(told).into_iter().map(Message::Rows));
+        let mut numbers = Manners::default();
+        if let Some((_, altered, manners)) = self.numbered {
+            messages.push(Message::Known(altered.known));
+            messages.extend(changes::encode(&altered.changes).into_iter().map(Message::Changes));
+            numbers = manners;
+        } else if let Some((patches, proof)) = given {
             messages.extend([Message::Patches(patches), Message::Proof(proof)]);
         }
         messages.push(Message::End);
@@ -232,6 +246,7 @@ impl Answering {
                 ours: rows,
                 demands_rows: self.demands_rows,
                 manners: self.manners,
+                numbers,
                 restated: None,
                 plan: None,
             },
@@ -256,6 +271,8 @@ pub struct AwaitingPlan {
     /// A plan on what has been stated so far is not taken.
     demands_rows: bool,
     manners: Manners,
+    /// The same of the rows that this end stated.
+    numbers: Manners,
     restated: Option<(Statement, Rows)>,
     plan: Option<Planning>,
 }
@@ -297,8 +314,12 @@ impl Planning {
         self.is_decided() && self.extra.len() as u64 == self.extra_rows
     }
 
-    fn complete(mut self, common: &Common, manners: &Manners) -> Result<Planned, ProtocolError> {
-        let order = manners.of_paths(&self.paths);
+    fn complete(
+        mut self,
+        common: &Common,
+        (ours, theirs): (&Manners, &Manners),
+    ) -> Result<Planned, ProtocolError> {
+        let order = theirs.of_paths(ours, &self.paths);
         self.paths.add_extra(self.extra.finish()?)?;
         let planner = Planner { replica: common.replica, counter: self.counter };
         let listening = Listening::first(Role::Responder, self.paths.len());
@@ -354,6 +375,7 @@ impl AwaitingPlan {
                     greeted: true,
                     demands_rows: false,
                     manners: Manners::default(),
+                    numbered: None,
                 };
                 return Ok(PlanStep::Restated(stated, answering));
             }
@@ -383,7 +405,7 @@ impl AwaitingPlan {
             (message, _, plan) if plan.as_ref().is_some_and(Planning::is_complete) => {
                 let planning = self.plan.take().expect("matched just now");
                 return Ok(PlanStep::Planned(
-                    planning.complete(&self.common, &self.manners)?,
+                    planning.complete(&self.common, (&self.numbers, &self.manners))?,
                     message,
                 ));
             }

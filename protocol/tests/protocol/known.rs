@@ -286,6 +286,70 @@ fn manners() -> Manners {
     manners
 }
 
+/// Alice has stated nothing; Bob answers with two edited and two touched files, by number.
+#[test]
+fn an_answer_by_number_has_to_become_rows_before_a_plan_is_made() {
+    let answered = || {
+        let (said, mut waiting) = Opening::new(&hello()).greeted().state(statement(), Vec::new());
+        let mut state = awaiting(&[]).unwrap();
+        let mut said = said.into_iter();
+        let (heard, mut answering) = loop {
+            match state.receive(said.next().unwrap()).unwrap() {
+                StatementStep::More(next) => state = next,
+                StatementStep::Turn(heard, answering) => break (heard, answering),
+            }
+        };
+        let verdict = Verdict::Proceed { first_contact: false };
+        let welcome = answering.welcome(Welcome { verdict, ..samples::welcome() });
+        let rows = alices_rows(&key());
+        let told = rows.iter().filter(|row| !row.content.is_live()).cloned().collect();
+        answering.number(told, Altered { known: known(), changes: changes() }, manners());
+        let (answer, planning) =
+            answering.answer(heard.rows, Vec::new(), statement(), Vec::new(), rows, None);
+        let names: Vec<&str> = answer.iter().map(Message::name).collect();
+        assert_eq!(names, ["Statement", "Rows", "Known", "Changes", "Changes", "Changes", "End"]);
+        let mut deciding = None;
+        for message in std::iter::once(welcome).chain(answer) {
+            match waiting.receive(message).unwrap() {
+                AnswerStep::More(next) | AnswerStep::Problem(next, _) => waiting = next,
+                AnswerStep::Turn(turn) => {
+                    deciding = Some(turn);
+                    break;
+                }
+            }
+        }
+        (deciding.unwrap(), planning)
+    };
+    let (mut early, _) = answered();
+    assert_eq!(early.answer.altered, Some(Altered { known: known(), changes: changes() }));
+    let paths = early.paths();
+    let agree = vec![Decision::agree(); paths.len()];
+    assert!(early.plan(paths, agree, 9, Vec::new()).is_err());
+
+    let (mut deciding, planning) = answered();
+    let live = alices_rows(&key()).into_iter().filter(|row| row.content.is_live()).collect();
+    assert!(deciding.unnumbered(live, manners()));
+    let paths = deciding.paths();
+    let take = Decision::take(Role::Responder);
+    let props = Decision { props: PropsDecision::Take(Role::Responder), ..Decision::agree() };
+    // a, b, b/gone, c, d
+    let decisions = [&take, &props, &Decision::agree(), &take, &props].map(Clone::clone).to_vec();
+    let order = [&decisions[2], &props, &props, &take, &take].map(Clone::clone);
+    let (plan, agreement, _) = deciding.plan(paths, decisions.clone(), 9, Vec::new()).unwrap();
+    assert_eq!(plan[..], [Message::Plan(Plan::new(9, 0, &order))]);
+    assert_eq!(agreement.decisions, decisions);
+    let PlanStep::More(planning) = planning.receive(plan[0].clone()).unwrap() else {
+        panic!("the plan is complete only when something else comes")
+    };
+    let PlanStep::Planned(planned, _) = planning.receive(Message::End).unwrap() else {
+        panic!("the plan is complete")
+    };
+    assert_eq!(planned.agreement.decisions, decisions);
+
+    let (mut doubled, _) = answered();
+    assert!(!doubled.unnumbered(alices_rows(&key()), manners()), "b/gone is there already");
+}
+
 #[test]
 fn marks_and_decisions_travel_like_beside_like_and_arrive_in_order() {
     let opening = Opening::new(&hello());

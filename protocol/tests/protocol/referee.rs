@@ -82,6 +82,10 @@ impl Rules {
             if let Message::Welcome(welcome) = message {
                 self.restate = matches!(welcome.verdict, Verdict::Restate { .. });
             }
+            if let Message::Statement(statement) = message {
+                self.changes = matches!(statement.coverage, Coverage::Changes { .. });
+            }
+            let rows: &[&str] = if self.changes { &["Statement", "Marks", "Rows"] } else { &[] };
             in_order(&[
                 ("Welcome", if self.flight == 1 { &[""] } else { &[] }),
                 ("Problem", &[start, "Problem"]),
@@ -90,7 +94,9 @@ impl Rules {
                 ("Rows", &["Statement", "Marks", "Rows"]),
                 ("Patches", &["Statement", "Marks", "Rows"]),
                 ("Proof", &["Patches"]),
-                ("End", &["Statement", "Marks", "Rows", "Proof"]),
+                ("Known", rows),
+                ("Changes", &["Known", "Changes"]),
+                ("End", &["Statement", "Marks", "Rows", "Known", "Changes", "Proof"]),
             ])
         };
         if !legal {

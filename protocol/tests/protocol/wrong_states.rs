@@ -89,20 +89,28 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "before the marks",
-        takes: &["Marks", "Rows", "Ping", "Patches"],
+        takes: &["Marks", "Rows", "Known", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after the marks",
-        takes: &["Rows", "End", "Ping", "Patches"],
+        takes: &["Rows", "Known", "End", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction(), marks()]).receive(m).map(drop),
     },
     Case {
         state: "in the answer's rows",
-        takes: &["End", "Ping", "Patches"],
+        takes: &["Known", "End", "Ping", "Patches"],
         receive: |m| {
             let rows = Message::Rows(batch());
             awaiting_answer(&[greeting(), introduction(), marks(), rows]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "in the answer's changes",
+        takes: &["Changes", "End", "Ping"],
+        receive: |m| {
+            let known = Message::Known(crate::known::known());
+            awaiting_answer(&[greeting(), introduction(), marks(), known]).receive(m).map(drop)
         },
     },
     Case {

@@ -336,7 +336,9 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let news = a.news_for(b);
     // Checks that what is folded is unfolded to the same rows.
     fold_and_unfold(&news, a, b);
-    let (stated, heard, _) = numbered::state(&news, a, b, &keys[0]);
+    let stated = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
+    let said = numbered::state(stated, [a, b], a.met(b), &keys[0]);
+    let (stated, heard) = (said.meant, said.heard);
     let b_knows = b.peers.get(&a.id);
     let answered = answer(
         &heard,
@@ -345,9 +347,10 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         &mut Answering { replica: b, key: &keys[0] },
     );
     let Ok(answered) = answered;
-    let at_responder = Paths::join(heard, &answered.marks, answered.rows.clone());
-    let answer = on_the_line(&answered.rows, &keys[1]);
-    let paths = Paths::join(stated, &answered.marks, answer);
+    let met = a.met(b).map(|(ours, theirs)| (theirs, ours));
+    let said = numbered::state(answered.rows, [b, a], met, &keys[1]);
+    let at_responder = Paths::join(heard, &answered.marks, said.meant);
+    let paths = Paths::join(stated, &answered.marks, said.heard);
     let locals: Vec<Local> = paths
         .iter()
         .map(|stand| Local {

@@ -43,46 +43,61 @@ fn references(end: &Replica, peer: &Replica, since: u64) -> References {
     References::new(end.traces(), since, left_out)
 }
 
-/// What `a` states to `b`, and what `b` makes of it.
+/// A statement as its end means it, and as the other end reads it.
+pub(super) struct Said {
+    pub(super) meant: Vec<Row<Check>>,
+    pub(super) heard: Vec<Row<Check>>,
+    is_numbered: bool,
+}
+
+/// What `from` states to `to`, and what that end makes of it. `met` are the sequence numbers of
+/// both when they met, as the one that starts the session knows them.
 pub(super) fn state(
-    news: &[Stored],
-    a: &Replica,
-    b: &Replica,
+    rows: Vec<Row<Check>>,
+    [from, to]: [&Replica; 2],
+    met: Option<(u64, u64)>,
     key: &CheckKey,
-) -> (Vec<Row<Check>>, Vec<Row<Check>>, bool) {
-    let plain: Vec<_> = news.iter().map(|stored| stored.row.stated(key)).collect();
-    let numbered = by_number(news, a, b, key);
-    let is_numbered = numbered.is_some();
-    let (stated, heard) = numbered.unwrap_or_else(|| (plain.clone(), on_the_line(&plain, key)));
-    (stated, heard, is_numbered)
+) -> Said {
+    by_number(&rows, [from, to], met, key).unwrap_or_else(|| {
+        let heard = on_the_line(&rows, key);
+        Said { meant: rows, heard, is_numbered: false }
+    })
 }
 
 fn by_number(
-    news: &[Stored],
-    a: &Replica,
-    b: &Replica,
+    rows: &[Row<Check>],
+    [from, to]: [&Replica; 2],
+    met: Option<(u64, u64)>,
     key: &CheckKey,
-) -> Option<(Vec<Row<Check>>, Vec<Row<Check>>)> {
-    let (ours, theirs) = a.met(b)?;
-    let mut stated: Vec<_> = news.iter().map(|stored| stored.row.stated(key)).collect();
-    let told: Vec<usize> = (0..news.len()).collect();
-    let references = [references(a, b, ours), references(b, a, theirs)];
-    let Numbered { told, altered, .. } = number(news, &mut stated, &told, &references[0], 1)?;
+) -> Option<Said> {
+    let (ours, theirs) = met?;
+    let mut meant = rows.to_vec();
+    let stored = |row: &Row<Check>| {
+        from.row(&row.path).cloned().unwrap_or_else(|| Stored::absent(row.path.clone()))
+    };
+    let own: Vec<Stored> = rows.iter().map(stored).collect();
+    let (told, strange): (Vec<usize>, Vec<usize>) =
+        (0..rows.len()).partition(|&at| from.row(&rows[at].path).is_some());
+    let references = [references(from, to, ours), references(to, from, theirs)];
+    let Numbered { told, altered, .. } = number(&own, &mut meant, &told, &references[0], 1)?;
     let mut reader = ChangesReader::new(altered.known);
     encode(&altered.changes).iter().for_each(|payload| reader.batch(payload).unwrap());
-    let mut own = |name: &_| Ok::<_, std::convert::Infallible>(b.row(name).cloned());
-    let Ok(rows) = unnumber(&reader.finish(), &references[1], key, &mut own);
-    let (rows, _) = rows?;
-    let told: Vec<_> = told.into_iter().map(|at| stated[at].clone()).collect();
-    let mut heard = [on_the_line(&told, key), rows].concat();
+    let mut own = |name: &_| Ok::<_, std::convert::Infallible>(to.row(name).cloned());
+    let Ok(numbered) = unnumber(&reader.finish(), &references[1], key, &mut own);
+    let mut told = [told, strange].concat();
+    told.sort_unstable();
+    let told: Vec<_> = told.into_iter().map(|at| meant[at].clone()).collect();
+    let mut heard = [on_the_line(&told, key), numbered?.0].concat();
     heard.sort_by(|x, y| x.path.cmp(&y.path));
-    assert_eq!(heard, on_the_line(&stated, key), "a number means the same as the row");
-    Some((stated, heard))
+    assert_eq!(heard, on_the_line(&meant, key), "a number means the same as the row");
+    Some(Said { meant, heard, is_numbered: true })
 }
 
 /// Whether what `a` has to tell `b` goes by number.
 fn goes_by_number(a: &Replica, b: &Replica) -> bool {
-    state(&a.news_for(b), a, b, &CheckKey::new(a.id, &[1; 16])).2
+    let key = CheckKey::new(a.id, &[1; 16]);
+    let rows = a.news_for(b).iter().map(|stored| stored.row.stated(&key)).collect();
+    state(rows, [a, b], a.met(b), &key).is_numbered
 }
 
 fn pair() -> (Replica, Replica) {
