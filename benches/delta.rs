@@ -114,8 +114,10 @@ fn delta(c: &mut Criterion) {
     group.bench_function("signature/fast_rsync", |b| b.iter(|| rsync_sign(black_box(&old))));
 
     search(&mut group, "search similar 4 MiB", &old, &similar);
-    search(&mut group, "search random 4 MiB", &old, &random(4 * MIB, 2));
-    search(&mut group, "search unrelated 64 MiB", &random(64 * MIB, 4), &random(64 * MIB, 3));
+    for mib in [1, 4, 64] {
+        let (old, new) = (random(mib * MIB, 4), random(mib * MIB, 3));
+        search(&mut group, &format!("search unrelated {mib} MiB"), &old, &new);
+    }
 
     let ops = encode(old.len(), &sign(&old), &similar);
     assert!(decode(&old, &ops, similar.len()) == similar);

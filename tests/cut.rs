@@ -234,3 +234,19 @@ fn a_cut_sync_of_two_changed_trees_completes() {
     });
     line.cut_everywhere();
 }
+
+#[test]
+fn a_cut_first_contact_of_two_trees_that_are_nearly_equal_completes() {
+    let line = Line::prepare(|line| {
+        for number in 0..300 {
+            let path = line.near.join(format!("d{}/{number}", number % 5));
+            write_file(path, format!("file {number}"));
+        }
+        run_ok(Command::new("cp").arg("-a").arg("-T").arg(&line.near).arg(&line.far));
+        write_file(line.near.join("d1/new"), "only here");
+        write_file(line.far.join("d2/7"), "another text there");
+        set_mtime(&line.near.join("d3/3"), 1_000_000_000_000_000_000);
+        fs::remove_file(line.far.join("d4/4")).unwrap();
+    });
+    line.cut_everywhere();
+}

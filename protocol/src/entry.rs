@@ -66,6 +66,14 @@ impl CheckKey {
     }
 }
 
+impl CheckKey {
+    /// For digests of whole trees in the session that the end with this key has started: as
+    /// unknown beforehand as the checks.
+    pub fn tree_key(&self) -> [u8; 32] {
+        blake3::derive_key("psync 2026-11 tree", &self.0)
+    }
+}
+
 impl fmt::Debug for CheckKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CheckKey(..)")
@@ -187,6 +195,20 @@ pub struct Props {
     pub mode: u16,
     /// Last modification; the epoch for directories and tombstones, whose time is not synced.
     pub mtime: Time,
+}
+
+impl Props {
+    /// Whether an entry of this kind may have these properties.
+    pub fn may_be_of<H>(&self, content: &Content<H>) -> bool {
+        let timeless = self.mtime == Time::default();
+        self.mode <= MODE_MASK
+            && match content {
+                Content::Deleted { .. } => timeless && self.mode == 0,
+                Content::Directory => timeless,
+                Content::File { .. } => true,
+                Content::Symlink { .. } => self.mode == 0,
+            }
+    }
 }
 
 /// One row of an index or of a manifest.

@@ -246,25 +246,28 @@ impl Applier<'_> {
     /// Whole contents, made together of old ones. Where one of those is not here, or one content is
     /// not needed, none can be made: what is still needed is asked for again.
     pub fn patches_arrive(&mut self, patches: &Patches) {
-        let wanted: Vec<Option<Fetching>> = patches
-            .contents
-            .iter()
-            .map(|content| Some(self.expected(content.index)?.fetching))
-            .collect();
-        let olds: Vec<Option<Vec<u8>>> = (patches.contents.iter().zip(&wanted))
-            .map(|(content, fetching)| self.old_content(fetching.as_ref()?, content.base))
-            .collect();
+        let (mut wanted, mut olds) = (Vec::new(), Vec::new());
+        for content in &patches.contents {
+            let asked = self.expected(content.index);
+            olds.push(asked.as_ref().and_then(|asked| self.old_content(asked, content.base)));
+            wanted.push(asked);
+        }
         let made = match olds.iter().flatten().count() == olds.len() {
             true => make(&wanted, &olds, patches),
             false => None,
         };
-        for (at, fetching) in wanted.into_iter().enumerate() {
-            let arrived = match (fetching, made.as_ref().and_then(|made| made.get(at))) {
+        for (at, asked) in wanted.into_iter().enumerate() {
+            let arrived = match (asked, made.as_ref().and_then(|made| made.get(at))) {
                 (None, _) => None,
-                (Some(fetching), Some(content)) => self.stage_made(fetching, content),
-                (Some(fetching), None) => {
-                    let base = fetching.base.filter(|_| made_of_what_is_here(&olds, at));
-                    self.fetch(Fetching { base, ..fetching });
+                (Some(asked), Some(content)) => self.stage_made(asked, content),
+                (Some(Asked { fetching, how }), None) => {
+                    match how {
+                        How::Signed(_) => self.try_again(fetching, not_announced()),
+                        How::Plainly | How::Staged(..) => {
+                            let base = fetching.base.filter(|_| made_of_what_is_here(&olds, at));
+                            self.fetch(Fetching { base, ..fetching });
+                        }
+                    }
                     None
                 }
             };
@@ -273,13 +276,15 @@ impl Applier<'_> {
     }
 
     /// The old content of which a patch makes a new one.
-    fn old_content(&mut self, fetching: &Fetching, base: Base) -> Option<Vec<u8>> {
-        let check = match base {
-            Base::Own | Base::Blocks(_) => fetching.base?,
-            Base::Other(check) => check,
-            Base::Nothing => return Some(Vec::new()),
+    fn old_content(&mut self, asked: &Asked, base: Base) -> Option<Vec<u8>> {
+        let Asked { fetching, how } = asked;
+        let file = match (base, how) {
+            // Blocks are those of the file that was signed, if one was.
+            (Base::Blocks(_), How::Signed(old)) => old.file.try_clone().ok()?,
+            (Base::Own | Base::Blocks(_), _) => self.open_base(fetching, fetching.base?)?,
+            (Base::Other(check), _) => self.open_base(fetching, check)?,
+            (Base::Nothing, _) => return Some(Vec::new()),
         };
-        let file = self.open_base(fetching, check)?;
         let length = file.metadata().ok()?.len();
         if length > PATCH_MAX as u64 {
             return None;
@@ -290,7 +295,8 @@ impl Applier<'_> {
     }
 
     /// A content that a patch has made goes to the stage.
-    fn stage_made(&mut self, fetching: Fetching, content: &[u8]) -> Option<Arrived> {
+    fn stage_made(&mut self, asked: Asked, content: &[u8]) -> Option<Arrived> {
+        let Asked { fetching, how } = asked;
         let made =
             self.staging.create().and_then(|(mut file, staged)| match file.write_all(content) {
                 Ok(()) => Ok(staged),
@@ -312,7 +318,14 @@ impl Applier<'_> {
         if self.is_announced(&arrived) {
             return Some(arrived);
         }
-        self.refuse(arrived);
+        match how {
+            // A short hash has matched by chance: longer ones will not.
+            How::Signed(_) => {
+                self.staging.discard(arrived.staged);
+                self.try_again(arrived.fetching, not_announced());
+            }
+            How::Plainly | How::Staged(..) => self.refuse(arrived),
+        }
         None
     }
 
@@ -336,7 +349,7 @@ impl Applier<'_> {
         if let Some(incoming) = self.incoming.take() {
             self.staging.discard(incoming.staged);
             self.fail(incoming.fetching.task.index, trouble);
-        } else if let Some(Asked { fetching, how }) = self.asked.remove(&failure.index) {
+        } else if let Some(Asked { fetching, how }) = self.expected(failure.index) {
             if let How::Staged(staged, _) = how {
                 self.staging.discard(staged);
             }
@@ -352,13 +365,13 @@ impl Applier<'_> {
 
 /// The new contents, if the patch can be applied.
 fn make(
-    wanted: &[Option<Fetching>],
+    wanted: &[Option<Asked>],
     olds: &[Option<Vec<u8>>],
     patches: &Patches,
 ) -> Option<Vec<Vec<u8>>> {
     let targets: Option<Vec<Target<'_>>> = (wanted.iter().zip(olds).zip(&patches.contents))
-        .map(|((fetching, old), content)| {
-            let new_len = usize::try_from(fetching.as_ref()?.size).ok()?;
+        .map(|((asked, old), content)| {
+            let new_len = usize::try_from(asked.as_ref()?.fetching.size).ok()?;
             let unit = match content.base {
                 Base::Blocks(length) => length,
                 Base::Own | Base::Other(_) | Base::Nothing => 1,

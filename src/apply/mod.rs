@@ -17,7 +17,7 @@ use psync_protocol::{CheckKey, Content, ContentHash, ProtocolError, RelPath, Rol
 use thiserror::Error;
 
 pub use arrive::FETCH_BATCH_BYTES;
-pub use fetch::Asked;
+pub use fetch::{Asked, FINE_ATTEMPT};
 pub use task::{Act, Beside, Brief, Task, tasks};
 
 use fetch::{Arrived, Fetches};
@@ -101,6 +101,8 @@ pub struct Applier<'a> {
     unproved: Vec<Option<Arrived>>,
     /// What has come with a proof that does not hold: each hash is asked for.
     unconfirmed: Vec<Arrived>,
+    /// Files of whose old versions finer hashes are wanted.
+    refining: Vec<fetch::Refining>,
     bases: base::Bases,
     batch: Vec<Ready>,
     batch_bytes: u64,
@@ -156,6 +158,7 @@ impl<'a> Applier<'a> {
             incoming: None,
             unproved: Vec::new(),
             unconfirmed: Vec::new(),
+            refining: Vec::new(),
             bases: base::Bases::default(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -195,6 +198,7 @@ impl<'a> Applier<'a> {
         self.fetches.is_empty()
             && self.asked.is_empty()
             && self.unconfirmed.is_empty()
+            && self.refining.is_empty()
             && self.batch.is_empty()
     }
 
@@ -231,13 +235,9 @@ impl<'a> Applier<'a> {
         Ok(self.index.blocks(hash)?)
     }
 
-    /// Every file on this side with its hash.
-    pub fn files(&self, mut each: impl FnMut(&RelPath, ContentHash)) -> Result<(), ApplyError> {
-        Ok(self.index.files(|path, _, hash| {
-            if let Ok(path) = RelPath::new(path) {
-                each(&path, hash);
-            }
-        })?)
+    /// The files on this side whose contents some peer is known to have.
+    pub fn shared_contents(&self, each: impl FnMut(&[u8], ContentHash)) -> Result<(), ApplyError> {
+        Ok(self.index.shared_contents(each)?)
     }
 
     /// The keys of the session.

@@ -43,8 +43,10 @@ impl Applier<'_> {
 
     fn commit(&mut self, batch: Vec<Ready>) -> Result<(), ApplyError> {
         let touches = batch.iter().filter(|ready| !matches!(ready.task.act, Act::Adopt)).count();
+        // A mode or a time that was set and not recorded is found by the next scan, and agrees.
+        let moves = batch.iter().any(|ready| !matches!(ready.task.act, Act::Adopt | Act::SetProps));
         let batch = self.with_props(batch);
-        if touches > 0 {
+        if moves {
             self.make_staged_durable(&batch);
             let announced: Vec<Stored> =
                 batch.iter().flat_map(|ready| self.intended(ready)).collect();
@@ -77,7 +79,7 @@ impl Applier<'_> {
             for stored in &rows {
                 index.put(stored)?;
             }
-            if touches > 0 {
+            if moves {
                 index.forget_announced()?;
             }
             Ok(())

@@ -15,28 +15,47 @@ use crate::sync::{Keeping, Site, SyncError, store};
 
 /// Does what was asked for, and says what came of it.
 pub(super) fn store(command: &StoreCommand) -> Exit {
-    let told = open(command).and_then(|mut site| tell(command, &mut site));
-    match told {
-        Ok((text, object, exit)) => {
+    let told = open(command).and_then(|mut site| {
+        let (told, exit) = tell(command.deed, &mut site)?;
+        Ok((told, exit, std::mem::take(&mut site.notes)))
+    });
+    let (told, exit, notes) = match told {
+        // What a person did not ask for, and should know, is a problem with what was asked about.
+        Ok((told, exit, notes)) if notes.is_empty() => (told, exit, notes),
+        Ok((told, _, notes)) => (told, Exit::Partial, notes),
+        Err((text, exit)) => {
+            let object = json!({"type": "error", "exit": exit.code(), "text": text});
             match command.json {
                 true => print_out(&format!("{object}\n")),
-                false => print_out(&text),
+                false => complain(&format!("psync: {text}")),
             }
-            exit
+            return exit;
         }
-        Err((text, exit)) => {
-            match command.json {
-                true => print_out(&format!(
-                    "{}\n",
-                    json!({"type": "error", "exit": exit.code(), "text": text})
-                )),
-                false => {
-                    let _ = writeln!(std::io::stderr(), "psync: {text}");
-                }
-            }
-            exit
+    };
+    match command.json {
+        true => print_out(&format!("{}\n", told.object)),
+        false => print_out(&told.text),
+    }
+    for note in notes {
+        let object = json!({
+            "type": "problem", "side": "local", "path": "", "kind": "note", "text": note.text,
+        });
+        match command.json {
+            true => print_out(&format!("{object}\n")),
+            false => complain(&format!("note: {}", note.text)),
         }
     }
+    exit
+}
+
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What came of it, for people and for scripts.
+struct Told {
+    text: String,
+    object: Value,
 }
 
 type Failure = (String, Exit);
@@ -56,8 +75,8 @@ fn open(command: &StoreCommand) -> Result<Site, Failure> {
     Site::open(root, &keeping).map_err(|error| failure(&error))
 }
 
-fn tell(command: &StoreCommand, site: &mut Site) -> Result<(String, Value, Exit), Failure> {
-    match command.deed {
+fn tell(deed: StoreDeed, site: &mut Site) -> Result<(Told, Exit), Failure> {
+    match deed {
         StoreDeed::Stat => {
             let stat = store::stat(site).map_err(unusable)?;
             let (held, block_hashes) = (stat.held, stat.block_hashes);
@@ -78,7 +97,7 @@ fn tell(command: &StoreCommand, site: &mut Site) -> Result<(String, Value, Exit)
                 "snapshots": held.snapshots, "snapshot_bytes": held.snapshot_bytes,
                 "block_hashes": block_hashes.0, "block_hash_bytes": block_hashes.1,
             });
-            Ok((text, object, Exit::Ok))
+            Ok((Told { text, object }, Exit::Ok))
         }
         StoreDeed::Collect => {
             let collected = store::collect(site).map_err(unusable)?;
@@ -94,7 +113,7 @@ fn tell(command: &StoreCommand, site: &mut Site) -> Result<(String, Value, Exit)
                 "type": "store-gc", "contents": count,
                 "bytes_before": before, "bytes_on_disk": after,
             });
-            Ok((text, object, Exit::Ok))
+            Ok((Told { text, object }, Exit::Ok))
         }
         StoreDeed::Verify => {
             let checked = store::verify(site).map_err(unusable)?;
@@ -111,7 +130,7 @@ fn tell(command: &StoreCommand, site: &mut Site) -> Result<(String, Value, Exit)
             let object = json!({
                 "type": "store-verify", "exit": exit.code(), "sound": checked.sound, "damaged": damaged,
             });
-            Ok((text, object, exit))
+            Ok((Told { text, object }, exit))
         }
     }
 }

@@ -23,6 +23,13 @@ pub(super) struct Copy {
     pub(super) len: usize,
 }
 
+impl Copy {
+    /// Whether both together are one copy.
+    pub(super) fn is_followed_by(&self, next: &Copy) -> bool {
+        self.old + self.len == next.old && self.new + self.len == next.new
+    }
+}
+
 /// The copies that make `new` from `old`, in the order of the new content and without overlap there.
 ///
 /// Linear in both lengths whatever they contain: a candidate that does not become a copy costs at most
@@ -144,7 +151,8 @@ mod tests {
     fn a_short_common_end_is_found() {
         let end = b"twenty bytes at the end";
         let (mut old, mut new) = (lines(0..9), lines(1000..1009));
-        (old.extend(end), new.extend(end));
+        old.extend(end);
+        new.extend(end);
         let copy = copies(&old, &new).pop().expect("the end");
         assert!(copy.len >= end.len() && copy.new + copy.len == new.len());
         assert_eq!(copy.old + copy.len, old.len());

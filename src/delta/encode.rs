@@ -3,7 +3,7 @@
 use super::batch::Batch;
 use super::search::{Found, MAX_CONFIRMATIONS, Search};
 use super::signature::Signature;
-use super::{DeltaError, Op};
+use super::{DeltaError, Op, found};
 
 /// Bytes searched at a time, beyond what the search needs to see at once.
 const STEP: usize = 256 << 10;
@@ -100,5 +100,80 @@ impl<'s> Encoder<'s> {
             let bytes = &self.window[at..at + len];
             self.batch.copy(block, bytes)?.map_or(Ok(()), &mut *emit)?;
         }
+    }
+}
+
+/// Encodes one new file, fed in any pieces, from what [`Matcher`](super::Matcher) found before. Blocks in
+/// its ops have [`Found::unit`](found::Found::unit) bytes.
+///
+/// Memory: a block, an op with its context (3 MiB) and what zstd takes.
+#[derive(Debug)]
+pub struct FoundEncoder<'f> {
+    found: &'f found::Found,
+    /// The first copy that does not end before here.
+    copy: usize,
+    /// Bytes of the new file taken so far.
+    at: usize,
+    /// The beginning of a block whose end has not come yet.
+    block: Vec<u8>,
+    batch: Batch,
+}
+
+impl<'f> FoundEncoder<'f> {
+    /// Starts a file. `level` is zstd's, 1 to 22.
+    pub fn new(found: &'f found::Found, level: i32) -> Self {
+        Self { found, copy: 0, at: 0, block: Vec::new(), batch: Batch::new(level) }
+    }
+
+    /// Takes the next bytes of the new file, and emits the ops that are complete. They must be the bytes
+    /// that were searched.
+    ///
+    /// # Errors
+    ///
+    /// What `emit` returns, or [`DeltaError::Compress`]. The encoder is of no use then.
+    pub fn push<E: From<DeltaError>>(
+        &mut self,
+        mut data: &[u8],
+        emit: &mut dyn FnMut(Op) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !data.is_empty() {
+            let copy = self.found.copies().get(self.copy);
+            let Some(copy) = copy.filter(|copy| copy.new <= self.at) else {
+                let until = copy.map_or(usize::MAX, |copy| copy.new);
+                let (mut fresh, later) = data.split_at(data.len().min(until - self.at));
+                self.at += fresh.len();
+                data = later;
+                while !fresh.is_empty() {
+                    self.batch.fresh(&mut fresh)?.map_or(Ok(()), &mut *emit)?;
+                }
+                continue;
+            };
+            let end = copy.new + copy.len;
+            let block_len = self.found.unit().min(end - (self.at - self.block.len()));
+            let (now, later) = data.split_at(data.len().min(block_len - self.block.len()));
+            self.block.extend_from_slice(now);
+            self.at += now.len();
+            data = later;
+            if self.block.len() == block_len {
+                let number = (copy.old + self.at - block_len - copy.new) / self.found.unit();
+                let op = self.batch.copy(number as u64, &self.block)?;
+                self.block.clear();
+                self.copy += usize::from(self.at == end);
+                op.map_or(Ok(()), &mut *emit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file, and emits the last ops.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::push`].
+    pub fn finish<E: From<DeltaError>>(
+        mut self,
+        emit: &mut dyn FnMut(Op) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.batch.finish()?.map_or(Ok(()), emit)
     }
 }

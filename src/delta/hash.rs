@@ -141,26 +141,25 @@ impl<'h> Roller<'h> {
     /// The scrambled hashes at the present positions, not truncated yet.
     #[inline]
     pub(super) fn scrambled(&self) -> [u64; LANES] {
-        self.lanes.map(|lane| self.hasher.scramble(reduce((lane & P) + (lane >> 61))))
+        // The remainder of a lane, in four steps: right for all but 2 P, for which it is P instead of 0.
+        self.lanes.map(|lane| self.hasher.scramble((lane + ((lane + 1) >> 61)) & P))
     }
 
     /// Moves `LANES` positions forward. `oldest` are the eight bytes at the present position, `newest`
     /// those one block further on.
     ///
-    /// A lane `h <= 2^62 + 2^34` becomes `h*B + out*expel + in < h*2^60 + 2^93 + 2^32`, which folds to
-    /// less than `2^61 + h/2 + 2^33 <= 2^62 + 2^34`: the bound holds without a full reduction.
+    /// A lane `h <= 2^62 + 2^34` becomes `fold(h*B + out*expel) + in`. The sum is below `h*2^60 + 2^93` and
+    /// folds to less than `2^61 + h/2 + 2^32`; with `in` that is below `2^62 + 2^34`: the bound holds without a full reduction.
     #[inline]
-    pub(super) fn advance(&mut self, oldest: [u8; 8], newest: [u8; 8]) {
-        let oldest = u64::from_le_bytes(oldest);
-        let newest = u64::from_le_bytes(newest);
+    pub(super) fn advance(&mut self, oldest: &[[u8; WORD]; 2], newest: &[[u8; WORD]; 2]) {
+        let (oldest, newest) = (oldest.as_flattened(), newest.as_flattened());
+        let word = |bytes: &[u8], at: usize| {
+            bytes[at..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
+        };
         for (i, lane) in self.lanes.iter_mut().enumerate() {
-            let out = u128::from((oldest >> (8 * i)) as u32);
-            let new = u128::from((newest >> (8 * i)) as u32);
-            *lane = fold(
-                u128::from(*lane) * u128::from(self.hasher.powers[1])
-                    + out * u128::from(self.hasher.expel)
-                    + new,
-            );
+            let kept = u128::from(*lane) * u128::from(self.hasher.powers[1]);
+            let gone = u128::from(word(oldest, i)) * u128::from(self.hasher.expel);
+            *lane = fold(kept + gone) + u64::from(word(newest, i));
         }
     }
 }
@@ -244,7 +243,7 @@ mod tests {
                     for (i, hash) in roller.scrambled().into_iter().enumerate() {
                         assert_eq!(hasher.truncate(hash), hasher.hash(&data[at + i..at + i + len]));
                     }
-                    let word = |at: usize| data[at..at + 8].try_into().unwrap();
+                    let word = |at: usize| data[at..at + 8].as_chunks().0.try_into().unwrap();
                     roller.advance(word(at), word(at + len));
                 }
             }
@@ -255,11 +254,9 @@ mod tests {
     fn lazy_reduction_stays_within_its_bound_for_the_largest_operands() {
         let mut lane = (1u64 << 62) + (1 << 34);
         for _ in 0..100 {
-            let wide = u128::from(lane) * ((1 << 60) - 1)
-                + u128::from(u32::MAX) * u128::from(P)
-                + u128::from(u32::MAX);
+            let wide = u128::from(lane) * ((1 << 60) - 1) + u128::from(u32::MAX) * u128::from(P);
             // The worst case of a fold: all low bits set.
-            lane = P + (wide >> 61) as u64;
+            lane = P + (wide >> 61) as u64 + u64::from(u32::MAX);
             assert!(lane <= (1 << 62) + (1 << 34));
         }
     }

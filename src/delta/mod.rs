@@ -4,11 +4,15 @@
 //! large contents. If not:
 //!
 //! 1. The receiver cuts its old file into blocks and sends a short hash of each: [`SignatureBuilder`].
-//! 2. The sender searches its new file for these blocks with a rolling hash ([`Signature`],
-//!    [`Encoder`]), and sends [`Op`]s: which blocks to copy, and the bytes that are fresh in between.
-//!    These are compressed with the copied blocks around them as context, because the receiver has
-//!    them too.
-//! 3. The receiver rebuilds the new file: [`Decoder`].
+//!    Or the sender has kept such hashes itself, and this step takes no time.
+//! 2. The sender searches its new file for these blocks with a rolling hash: [`Signature`],
+//!    [`Matcher`]. It may answer where the blocks were too long ([`Found::answer`]); then the receiver
+//!    sends hashes of shorter blocks there, and the search goes on ([`Matcher::after`]).
+//! 3. The sender makes a patch from the blocks found ([`Base::Blocks`]), or for large files [`Op`]s: which
+//!    blocks to copy, and the bytes that are fresh in between ([`FoundEncoder`], or [`Encoder`], which
+//!    searches and encodes in one pass). Fresh bytes are compressed with the copied blocks around them as
+//!    context, because the receiver has them too.
+//! 4. The receiver rebuilds the new file: [`apply_all`], [`Decoder`].
 //!
 //! A short hash can match by chance. The caller therefore compares the BLAKE3 hash of what it rebuilt
 //! with the sender's, and on a mismatch repeats the transfer with the next attempt's [`Params`] (a new
@@ -19,15 +23,18 @@
 //! itself is the only thing that grows, to about [`params::SIGNATURE_TARGET`] bytes on the line. Nothing
 //! that the peer sends can cause a panic, unbounded memory or more than linear work.
 //!
-//! Read `align`, `patch` and `exact`; then `hash`, `search`, `encode`.
+//! Read `align`, `patch` and `exact`; then `hash`, `search`, `matcher`, `found`, `encode`.
 
 mod align;
 mod batch;
 mod decode;
 mod encode;
 mod exact;
+mod filter;
+mod found;
 mod frame;
 mod hash;
+mod matcher;
 mod number;
 pub mod params;
 mod patch;
@@ -41,8 +48,10 @@ mod tests;
 use std::io;
 
 pub use decode::{Decoder, ReadOld, WriteNew};
-pub use encode::Encoder;
+pub use encode::{Encoder, FoundEncoder};
 pub use exact::{ExactDecoder, ExactEncoder, Segment};
+pub use found::{Found, parse_answer};
+pub use matcher::Matcher;
 pub use params::Params;
 pub use patch::{
     BATCH_TARGET, Base, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch,
@@ -148,6 +157,9 @@ pub enum DeltaError {
     /// A frame is damaged, or was made with another context.
     #[error("cannot decompress: {0}")]
     Decompress(&'static str),
+    /// The sender wants finer hashes of blocks that do not exist.
+    #[error("the answer does not name existing blocks in order")]
+    Answer,
     /// A patch is for more bytes than [`PATCH_MAX`].
     #[error("a patch for {0} bytes is too large")]
     PatchSize(usize),

@@ -15,9 +15,8 @@
 use std::borrow::Cow;
 
 use super::align::{Copy, copies};
+use super::found::Found;
 use super::number::{read_number, write_number};
-use super::search::{Found, Search};
-use super::signature::Signature;
 use super::step::{Frame, Position, Step, Surroundings, steps_of};
 use super::{DeltaError, frame};
 
@@ -42,8 +41,8 @@ pub struct Change<'a> {
 pub enum Base<'a> {
     /// All of it; empty if there is nothing like the new content.
     Content(&'a [u8]),
-    /// The hashes of its blocks.
-    Blocks(&'a Signature),
+    /// The blocks of it that were found in the new content.
+    Blocks(&'a Found),
 }
 
 /// An old content, and how long the new one is that a patch makes of it.
@@ -69,14 +68,18 @@ pub enum Effort {
 }
 
 /// The zstd level for a batch of contents with so many bytes in all.
+///
+/// Measured on one core with batches of [`BATCH_TARGET`], old contents known: 5,265 files of Linux (198 MB)
+/// take 695 KB and 0.2 s at level 6, 637 KB and 0.3 s at 12, 589 KB and 3.3 s at 19; 908 files of Django
+/// (19 MB) 346 KB and 0.2 s at 12, 313 KB and 1.3 s at 19.
 pub fn patch_level(old_len: usize, new_len: usize, effort: Effort) -> i32 {
-    // Edits are a fraction of the bytes; the levels from 16 on take some 5 seconds for each GB of both.
+    // The highest levels take minutes for a large content that changed all over.
     let small = old_len.saturating_add(new_len) <= 2 * BATCH_TARGET;
     match effort {
         Effort::Fast => 6,
         Effort::Usual => 12,
         Effort::Slow if small => 19,
-        Effort::Slow => 16,
+        Effort::Slow => 12,
     }
 }
 
@@ -158,15 +161,15 @@ impl Change<'_> {
     fn frame(&self) -> Frame {
         let unit = match self.old {
             Base::Content(_) => 1,
-            Base::Blocks(signature) => signature.layout().block_len,
+            Base::Blocks(found) => found.unit(),
         };
         Frame { old_len: self.old.len(), new_len: self.new.len(), unit }
     }
 
-    fn copies(&self) -> Vec<Copy> {
+    fn copies(&self) -> Cow<'_, [Copy]> {
         match self.old {
-            Base::Content(old) => copies(old, self.new),
-            Base::Blocks(signature) => block_copies(signature, self.new),
+            Base::Content(old) => Cow::Owned(copies(old, self.new)),
+            Base::Blocks(found) => Cow::Borrowed(found.copies()),
         }
     }
 
@@ -190,7 +193,7 @@ impl Base<'_> {
     fn len(&self) -> usize {
         match self {
             Base::Content(old) => old.len(),
-            Base::Blocks(signature) => signature.layout().len(),
+            Base::Blocks(found) => found.old_len(),
         }
     }
 }
@@ -199,24 +202,6 @@ impl Target<'_> {
     fn frame(&self) -> Frame {
         Frame { old_len: self.old.len(), new_len: self.new_len, unit: self.unit.max(1) as usize }
     }
-}
-
-/// The copies of whole blocks that make `new`.
-fn block_copies(signature: &Signature, new: &[u8]) -> Vec<Copy> {
-    let mut search = Search::new(signature);
-    let mut copies: Vec<Copy> = Vec::new();
-    let mut end = 0;
-    while let Found::Block { at, block, len } = search.next(new, end, true) {
-        let old = block as usize * signature.layout().block_len;
-        end = at + len;
-        match copies.last_mut() {
-            Some(last) if last.new + last.len == at && last.old + last.len == old => {
-                last.len += len
-            }
-            _ => copies.push(Copy { old, new: at, len }),
-        }
-    }
-    copies
 }
 
 fn check_size(lengths: impl Iterator<Item = usize>) -> Result<(), DeltaError> {

@@ -22,12 +22,16 @@ use super::signature::Signature;
 /// and what they have is found anyway.
 const IN_PLACE_TRIALS: u32 = 16;
 
+/// From so many bits on, the hash of one block can be evidence enough. Shorter ones need a neighbour even
+/// where there were few trials: there are many files, and each shall be right.
+const LONE_BITS: u32 = 40;
+
 /// Neighbours that may be asked to confirm a match: enough for any file at 24 bits a hash.
 pub(super) const MAX_CONFIRMATIONS: usize = 3;
 
 /// A match that is not due needs so many bits of hash more than there were trials for it, so that one
-/// file in 2^6 at most is rebuilt wrongly because of such a match.
-const MARGIN_BITS: u32 = 6;
+/// file in 2^10 at most is rebuilt wrongly because of such a match.
+const MARGIN_BITS: u32 = 10;
 
 /// Bytes of neighbours that may be hashed per position searched. Hashing in bulk costs about a tenth of
 /// a rolling step per byte.
@@ -89,7 +93,7 @@ impl<'s> Search<'s> {
             if let Some(due) = self.due
                 && due.ahead == 0
             {
-                match self.compare(window, at, due.block) {
+                match self.compare_due(window, at, due) {
                     Comparison::Equal => return self.found(at, due.block),
                     Comparison::TooShort if !last => return Found::Nothing { before: at },
                     Comparison::TooShort => self.due = None,
@@ -107,6 +111,21 @@ impl<'s> Search<'s> {
             if end < stop {
                 return if last { self.finish(window, at) } else { Found::Nothing { before: at } };
             }
+        }
+    }
+
+    /// Compares a block that is due. Short hashes need a second one beside them where the block before
+    /// differed: such trials are many, and few of them succeed rightly.
+    fn compare_due(&mut self, window: &[u8], at: usize, due: Due) -> Comparison {
+        let first = self.compare(window, at, due.block);
+        let follows = due.trials == IN_PLACE_TRIALS;
+        if first != Comparison::Equal || follows || self.signature.hasher().bits() >= LONE_BITS {
+            return first;
+        }
+        let next = due.block + 1;
+        match self.signature.layout().len_of(next) {
+            Some(_) => self.compare(window, at + self.signature.layout().block_len, next),
+            None => Comparison::Differs,
         }
     }
 
@@ -138,37 +157,49 @@ impl<'s> Search<'s> {
             return None;
         }
         let mut at = range.start;
-        // Lanes reach `LANES - 1` positions further, and a step reads eight bytes to move by four.
+        // Lanes reach `LANES - 1` positions further, and a step takes in as many bytes.
         if range.len() > 2 * LANES {
-            let mut roller = Roller::new(signature.hasher(), &window[at..]);
-            loop {
-                for (position, scrambled) in (at..).zip(roller.scrambled()) {
-                    if signature.may_contain(scrambled) {
-                        let hash = signature.hasher().truncate(scrambled);
-                        if let Some(block) = self.confirmed(window, position, hash) {
-                            return Some((position, block));
-                        }
-                    }
-                }
-                let (Some(oldest), Some(newest)) =
-                    (window[at..].first_chunk(), window[at + block_len..].first_chunk())
-                else {
-                    break;
-                };
-                if at + 2 * LANES > range.end {
-                    break;
-                }
-                roller.advance(*oldest, *newest);
-                self.credit += LANES * CREDIT_PER_POSITION;
-                at += LANES;
+            match self.roll(window, range.clone()) {
+                Rolled::Found(found) => return Some(found),
+                Rolled::Until(end) => at = end,
             }
-            at += LANES;
         }
         (at..range.end).find_map(|position| {
             self.credit += CREDIT_PER_POSITION;
             let hash = self.hash(&window[position..position + block_len]);
             Some((position, self.confirmed(window, position, hash)?))
         })
+    }
+
+    /// [`Self::scan`] with a rolling hash, for all but a few positions at the end of `range`, which has
+    /// more than `2 * LANES`.
+    fn roll(&mut self, window: &[u8], range: Range<usize>) -> Rolled {
+        let signature = self.signature;
+        let filter = signature.filter();
+        let mut roller = Roller::new(signature.hasher(), &window[range.start..]);
+        let leaving = words(&window[range.start..]);
+        let entering = words(&window[range.start + signature.layout().block_len..]);
+        // What the loop does for most positions is kept to a minimum: credit is counted when it is used.
+        let mut counted = range.start;
+        let mut at = range.start;
+        for (leaving, entering) in leaving.zip(entering).take(range.len() / LANES) {
+            let scrambled = roller.scrambled();
+            if filter.may_contain_any(scrambled) {
+                self.credit += (at + LANES - counted) * CREDIT_PER_POSITION;
+                counted = at + LANES;
+                let passing = (at..).zip(scrambled).filter(|(_, hash)| filter.may_contain(*hash));
+                for (position, scrambled) in passing {
+                    let hash = signature.hasher().truncate(scrambled);
+                    if let Some(block) = self.confirmed(window, position, hash) {
+                        return Rolled::Found((position, block));
+                    }
+                }
+            }
+            roller.advance(leaving, entering);
+            at += LANES;
+        }
+        self.credit += (at - counted) * CREDIT_PER_POSITION;
+        Rolled::Until(at)
     }
 
     /// The block with this hash, if enough of its neighbours match as well: those after it, or else those
@@ -248,7 +279,8 @@ impl<'s> Search<'s> {
         let trials = self.searched.saturating_mul(self.signature.layout().full_blocks);
         let needed = u64::BITS - trials.leading_zeros() + MARGIN_BITS;
         let hashes = needed.div_ceil(self.signature.hasher().bits()) as usize;
-        self.confirmations = hashes.saturating_sub(1).min(MAX_CONFIRMATIONS);
+        let least = usize::from(self.signature.hasher().bits() < LONE_BITS);
+        self.confirmations = hashes.saturating_sub(1).clamp(least, MAX_CONFIRMATIONS);
     }
 
     fn hash(&mut self, bytes: &[u8]) -> u64 {
@@ -262,6 +294,20 @@ impl<'s> Search<'s> {
         self.credit = rest.unwrap_or(self.credit);
         rest.is_some()
     }
+}
+
+/// How rolling over a range ended.
+#[derive(Debug)]
+enum Rolled {
+    /// A position and the block that is confirmed there.
+    Found((usize, u64)),
+    /// Nothing is found before this position.
+    Until(usize),
+}
+
+/// Eight bytes at a time, each time four further on.
+fn words(bytes: &[u8]) -> impl Iterator<Item = &[[u8; LANES]; 2]> {
+    bytes.as_chunks().0.array_windows()
 }
 
 /// How the new file's bytes compare with an old block.

@@ -1,5 +1,6 @@
 //! The signature of an old file: one short hash per block, and the index to find blocks by hash.
 
+use super::filter::Filter;
 use super::hash::BlockHasher;
 use super::{DeltaError, Params};
 
@@ -8,16 +9,13 @@ use super::{DeltaError, Params};
 /// overlooked instead of the sender's time.
 const MAX_PROBES: usize = 32;
 
-/// Bits of the filter per block: one foreign position in 64 or fewer passes.
-const FILTER_BITS_PER_BLOCK: usize = 64;
-
-/// The filter's greatest size, as a power of two of bits: 1 MiB stays in the processor's second cache.
-const MAX_FILTER_BITS: u32 = 23;
-
 /// Blocks that share a hash from which on they are not looked for. Content that common (zeros, mostly) is
 /// no evidence: were it accepted as a neighbour that confirms a match, one short hash alone would decide.
 /// It still matches where it is due.
 const COMMON: u8 = 4;
+
+/// Bytes from which on a tail that matches is evidence for the block before it.
+const LEAST_TAIL: usize = 8;
 
 /// Marks a slot that nothing was ever put into.
 const FREE: u32 = u32::MAX;
@@ -85,11 +83,7 @@ pub struct Signature {
     layout: Layout,
     /// One hash per block, the tail's last.
     hashes: Vec<u64>,
-    /// One bit per value of a hash's topmost bits: set where some block has it. Small enough to stay
-    /// in the processor's cache, it turns away most positions for the price of one load.
-    filter: Vec<u64>,
-    /// 64 less the bits that address the filter.
-    filter_shift: u32,
+    filter: Filter,
     /// Open addressing with linear probing: numbers of full blocks, `FREE` or `DROPPED`.
     slots: Vec<u32>,
 }
@@ -120,8 +114,7 @@ impl Signature {
             hasher: BlockHasher::new(&params),
             layout,
             hashes: hashes.collect(),
-            filter: Vec::new(),
-            filter_shift: 0,
+            filter: Filter::new(layout.full_blocks as usize),
             slots: Vec::new(),
         };
         signature.build_index();
@@ -142,11 +135,9 @@ impl Signature {
         self.hashes[block as usize]
     }
 
-    /// False if surely no block can be found by this hash, as yet untruncated.
-    #[inline]
-    pub(super) fn may_contain(&self, scrambled: u64) -> bool {
-        let bit = scrambled >> self.filter_shift;
-        self.filter[(bit / 64) as usize] & (1 << (bit % 64)) != 0
+    /// Turns away hashes that no block can be found by; they need not be truncated.
+    pub(super) fn filter(&self) -> &Filter {
+        &self.filter
     }
 
     /// The first full block with this hash, unless it is a common one.
@@ -155,9 +146,13 @@ impl Signature {
         (block < DROPPED).then_some(block.into())
     }
 
-    /// Whether a match with `block` says something. The tail counts: there is only one.
+    /// Whether a match with `block` says something. The tail counts, as there is only one, unless it is so
+    /// short that other bytes are often the same.
     pub(super) fn is_evidence(&self, block: u64) -> bool {
-        block >= self.layout.full_blocks || self.find(self.hash_of(block)).is_some()
+        match block >= self.layout.full_blocks {
+            true => self.layout.tail_len >= LEAST_TAIL,
+            false => self.find(self.hash_of(block)).is_some(),
+        }
     }
 
     /// Slots that hold a block or held one.
@@ -179,17 +174,11 @@ impl Signature {
             }
         }
 
-        let wanted = (full * FILTER_BITS_PER_BLOCK).next_power_of_two().max(64).ilog2();
-        let filter_bits = wanted.min(MAX_FILTER_BITS).min(self.hasher.bits());
-        self.filter_shift = 64 - filter_bits;
-        let unused = self.hasher.bits() - filter_bits;
-        self.filter = vec![0; (1usize << filter_bits).div_ceil(64)];
         for (slot, copies) in self.slots.iter_mut().zip(copies) {
             if copies >= COMMON {
                 *slot = DROPPED;
             } else if *slot != FREE {
-                let bit = self.hashes[*slot as usize] >> unused;
-                self.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+                self.filter.insert(self.hashes[*slot as usize], self.hasher.bits());
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod exact;
 mod hostile;
+mod levels;
 mod patch;
 
 use std::io;
@@ -268,6 +269,22 @@ fn a_wrong_file_is_right_at_the_next_attempt() {
         assert_eq!(Params::choose(20_000, 1, seed).hash_len(), MAX_HASH_LEN);
         assert_rebuilds(Params::choose(20_000, 1, seed), &old, &new);
     }
+}
+
+#[test]
+fn short_hashes_can_be_forced_for_the_first_attempt_only() {
+    let (old, new) = (noise(200_000, 1), noise(200_000, 2));
+    let mut wrong = 0;
+    for seed in 0..20 {
+        let _short = params::forced::ShortHashes::of(1);
+        let first = Params::choose(200_000, 0, seed);
+        assert_eq!(Params::from_wire(first.block_len(), 1, seed).unwrap(), first);
+        let ops = encode(first, &old, &new);
+        wrong += usize::from(decode(first, &old, 200_000, &ops).ok() != Some(new.clone()));
+        assert_rebuilds(Params::choose(200_000, 1, seed), &old, &new);
+    }
+    assert!(wrong > 0, "one byte cannot be enough");
+    assert!(Params::from_wire(512, 1, 0).is_err());
 }
 
 #[test]

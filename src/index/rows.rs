@@ -79,8 +79,8 @@ enum Table {
     Intents,
 }
 
-/// The columns of a [`Stored`]. Whatever a table has besides takes its default when a row is
-/// written: so a row that changes is not remembered any more.
+/// The columns of a [`Stored`]. What the table of entries has besides is kept up by the statement
+/// that writes a row.
 macro_rules! columns {
     () => {
         "path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version, \
@@ -90,32 +90,39 @@ macro_rules! columns {
 
 const COLUMNS: &str = columns!();
 
-/// The statement that writes a row into a table, with further columns and their values.
+/// The statement that writes a row into a table, with further columns of a new row, their values,
+/// and what is also set in a row that is there.
 macro_rules! write_into {
-    ($table:literal, $more:literal, $values:literal) => {
+    ($table:literal, $more:literal, $values:literal, $also:literal) => {
         concat!(
-            "INSERT OR REPLACE INTO ",
+            "INSERT INTO ",
             $table,
             "(",
             columns!(),
             $more,
-            ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17",
+            ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17",
             $values,
-            ")"
+            ") ON CONFLICT(path) DO UPDATE SET
+              stamp = ?2, kind = ?3, size = ?4, mode = ?5, mtime = ?6, mtime_nanos = ?7,
+              content_version = ?8, props_version = ?9, sequence = ?10, inode = ?11,
+              agreed_mode = ?12, shared = ?13, deleted_at = ?14, hash = ?15, base = ?16,
+              target = ?17",
+            $also
         )
     };
 }
 
-/// An entry also keeps since when it has its content, and how long its base is, as far as the row
-/// before knew.
+/// An entry also keeps since when it has its content, how long its base is, as far as the row before
+/// knew, and how its content is remembered: the same content stays as well remembered as it is.
 const WRITE_ENTRY: &str = write_into!(
     "entries",
-    ", changed, base_size",
-    ", coalesce((SELECT changed FROM entries WHERE path = ?1 AND kind = ?3 AND hash IS ?15), ?10),
-       (SELECT CASE WHEN kind = 2 AND hash = ?16 THEN size WHEN base = ?16 THEN base_size END
-        FROM entries WHERE path = ?1)"
+    ", changed",
+    ", ?10",
+    ", changed = CASE WHEN kind = ?3 AND hash IS ?15 THEN changed ELSE ?10 END,
+       base_size = CASE WHEN kind = 2 AND hash = ?16 THEN size WHEN base = ?16 THEN base_size END,
+       remembered = CASE WHEN hash IS ?15 THEN remembered ELSE 0 END"
 );
-const WRITE_INTENT: &str = write_into!("intents", "", "");
+const WRITE_INTENT: &str = write_into!("intents", "", "", "");
 
 impl Index {
     /// Loads what a scan compares with.
@@ -201,6 +208,21 @@ impl Index {
             let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
             let hash = row.get::<_, [u8; 32]>(2)?;
             each(path, row.get::<_, i64>(1)? as u64, ContentHash(hash));
+        }
+        Ok(())
+    }
+
+    /// Every live regular file whose content some peer is known to have.
+    pub fn shared_contents(
+        &self,
+        mut each: impl FnMut(&[u8], ContentHash),
+    ) -> Result<(), IndexError> {
+        let sql = "SELECT path, hash FROM entries WHERE kind = 2 AND shared = 1";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
+            each(path, ContentHash(row.get(1)?));
         }
         Ok(())
     }

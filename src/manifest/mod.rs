@@ -4,10 +4,16 @@
 mod answer;
 mod fold;
 mod known;
+mod tree;
 
 pub use answer::{Answered, Own, Terms, answer};
 pub use fold::{Folded, fold, room, unfold};
 pub use known::{Numbered, Reference, References, Trace, Unnumbered, WORTH, number, unnumber};
+#[cfg(test)]
+pub(crate) use tree::plain_from;
+pub use tree::{
+    Found, Outline, differences, find_common, plain, their_row, tree, unknown_differences, untold,
+};
 
 use psync_protocol::{ContentHash, RelPath, Row};
 

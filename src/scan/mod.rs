@@ -44,6 +44,11 @@ impl Survey {
             && (self.blind.contains(path) || path.ancestors().any(|dir| self.blind.contains(&dir)))
     }
 
+    /// Whether something can be said about every path.
+    pub fn sees_all(&self) -> bool {
+        self.blind.is_empty()
+    }
+
     /// Whether what the index says about a row is what stands on disk, and concerns the peer.
     pub fn speaks_of(&self, stored: &Stored) -> bool {
         let is_dir = matches!(stored.row.content, Content::Directory);

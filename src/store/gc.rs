@@ -40,10 +40,11 @@ impl Store {
         self.commit()?;
         let before = self.bytes;
         let mut collected = Collected { hashes: Vec::new(), before, after: before };
-        if before.saturating_add(room) <= self.rules.budget {
+        let limit = self.rules.budget.saturating_sub(super::SPARE);
+        if before.saturating_add(room) <= limit {
             return Ok(collected);
         }
-        let target = (self.rules.budget / LEAVE.1 * LEAVE.0).saturating_sub(room);
+        let target = (limit / LEAVE.1 * LEAVE.0).saturating_sub(room);
         let mut expected = before;
         let entries = self.by_last_use()?;
         let (needed, idle): (Vec<_>, Vec<_>) =

@@ -23,6 +23,7 @@
 //! killed process harmless), a database that is damaged is thrown away, and whoever uses a content
 //! checks its hash first.
 
+mod error;
 mod gc;
 mod old;
 mod open;
@@ -33,14 +34,14 @@ mod snapshot;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use psync_protocol::ContentHash;
 use rusqlite::{Connection, OptionalExtension};
-use thiserror::Error;
 
+pub use error::StoreError;
 pub use gc::{Checked, Collected};
 pub use old::OldContent;
 pub use open::Found;
@@ -51,8 +52,12 @@ const CHUNK: usize = 1 << 20;
 /// Chunks of one content at most: sizes up to 1 TiB.
 const CHUNKS_MAX: u64 = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 20;
+/// Bytes in a page of the database.
+const PAGE: u64 = 16 << 10;
 /// What a content is taken to cost besides its chunks: a row and its places in two indexes.
 const ROW_COST: u64 = 160;
+/// Pages that are left free below the budget, for the inner ones of trees.
+const SPARE: u64 = 4 * PAGE;
 /// From this size on a snapshot is tried first, where the file system has them. Below, compressing
 /// is as quick, and a file takes more room than a row.
 const SNAPSHOT_MIN: u64 = 1 << 20;
@@ -76,53 +81,6 @@ impl Rules {
     /// of them, or 1 GiB if that is more.
     pub fn for_tree(bytes: u64) -> Rules {
         Rules { budget: (bytes / 10).max(1 << 30), largest_file: Rules::LARGEST_FILE }
-    }
-}
-
-/// Why the store cannot do what it was asked for. Never a reason to end a sync.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// SQLite's own.
-    #[error("the store of old contents: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-    /// A file of the store could not be handled.
-    #[error("{path}: {error}", path = .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The content to be kept could not be read.
-    #[error("cannot read what is to be kept: {0}")]
-    Unreadable(io::Error),
-    /// A newer psync made it.
-    #[error("the store of old contents has format {0} of a newer psync")]
-    Newer(i64),
-    /// It holds what no psync writes.
-    #[error("the store of old contents makes no sense ({0})")]
-    Nonsense(&'static str),
-}
-
-impl StoreError {
-    /// Whether the database itself is damaged, so that it is of no use.
-    pub fn is_damage(&self) -> bool {
-        use rusqlite::ffi::ErrorCode;
-        match self {
-            StoreError::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
-                matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            }
-            StoreError::Sqlite(error) => matches!(
-                error,
-                // A table that is missing, in a database that says that it has it.
-                rusqlite::Error::SqlInputError { .. }
-                    | rusqlite::Error::FromSqlConversionFailure(..)
-                    | rusqlite::Error::IntegralValueOutOfRange(..)
-                    | rusqlite::Error::InvalidColumnType(..)
-            ),
-            StoreError::Nonsense(_) => true,
-            StoreError::Io { .. } | StoreError::Unreadable(_) | StoreError::Newer(_) => false,
-        }
     }
 }
 
@@ -212,11 +170,6 @@ impl Store {
             && self.rules.budget > 0
     }
 
-    /// Whether everything within the budget is taken.
-    pub fn is_full(&self) -> bool {
-        self.bytes >= self.rules.budget
-    }
-
     /// The rules it was opened with.
     pub fn rules(&self) -> Rules {
         self.rules
@@ -238,17 +191,17 @@ impl Store {
         if self.holds(hash)? {
             return Ok(Kept::Held);
         }
-        if !self.takes(size) || self.is_full() {
+        if !self.takes(size) {
             return Ok(Kept::NoRoom);
         }
         let id = self.take_id()?;
         let mut packer = Packer::new().map_err(StoreError::Unreadable)?;
         let (mut number, mut stored) = (0, 0);
         let packed = packer.each_chunk(size, reader, |chunk| {
-            stored += chunk.len() as u64;
-            if self.bytes + stored > self.rules.budget {
+            if !self.has_room(cost(chunk))? {
                 return Ok(false);
             }
+            stored += cost(chunk);
             self.put_chunk(id, number, chunk)?;
             number += 1;
             Ok::<_, StoreError>(true)
@@ -275,8 +228,8 @@ impl Store {
 
     /// Keeps a content that was packed before, perhaps by another thread.
     pub fn put(&mut self, packed: &Packed) -> Result<Kept, StoreError> {
-        let stored: u64 = packed.chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        if self.bytes + stored + ROW_COST > self.rules.budget {
+        let stored = packed.chunks.iter().map(|chunk| cost(chunk)).sum();
+        if !self.has_room(stored)? {
             return Ok(if self.holds(&packed.hash)? { Kept::Held } else { Kept::NoRoom });
         }
         let id = self.take_id()?;
@@ -457,9 +410,19 @@ impl Store {
         self.db()
             .prepare_cached("INSERT INTO chunks(id, bytes) VALUES(?1, ?2)")?
             .execute((number, chunk))?;
-        self.bytes += chunk.len() as u64;
+        self.bytes += cost(chunk);
         self.uncommitted += chunk.len() as u64;
         Ok(())
+    }
+
+    /// Whether so many bytes more are within the budget. What is there is counted along the way, and
+    /// looked up when that becomes too rough.
+    fn has_room(&mut self, cost: u64) -> Result<bool, StoreError> {
+        let limit = self.rules.budget.saturating_sub(SPARE);
+        if self.bytes.saturating_add(cost) > limit {
+            self.bytes = self.bytes_on_disk()?;
+        }
+        Ok(self.bytes.saturating_add(cost) <= limit)
     }
 
     fn remove(&mut self, hash: &ContentHash, entry: Entry) -> Result<(), StoreError> {
@@ -496,6 +459,12 @@ impl Drop for Store {
         // What is lost can be kept again.
         let _ = self.commit();
     }
+}
+
+/// The bytes on disk that a chunk takes: its own; where it does not lie in one page, whole pages.
+fn cost(chunk: &[u8]) -> u64 {
+    let bytes = chunk.len() as u64;
+    if bytes < PAGE - 64 { bytes } else { bytes.div_ceil(PAGE - 4) * PAGE }
 }
 
 fn lock(db: &Mutex<Connection>) -> MutexGuard<'_, Connection> {

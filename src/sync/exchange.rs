@@ -1,5 +1,7 @@
 //! Carrying out a plan, the same for both ends: flights of contents and wants by turns.
 
+use std::collections::HashMap;
+
 use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want};
 use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
 use psync_protocol::{Message, Role};
@@ -7,12 +9,14 @@ use psync_protocol::{Message, Role};
 use super::send::{Means, Out, Sending, Signed};
 use super::{OldContents, Site, SyncError};
 use crate::apply::{Applier, Keys, RunNames, Tools};
-use crate::delta::Effort;
+use crate::delta::{Effort, Found};
 use crate::index::Index;
 use crate::report::{Report, Trouble, TroubleKind};
 use crate::store::Store;
 use crate::transport::{Line, Rates};
 
+/// What a round trip is worth on a line of which nothing is known, in bytes.
+const ROUND_TRIP_UNKNOWN: u64 = 32 << 10;
 /// Below this rate of the line, in KiB a second, a byte is worth any work of the processor (about
 /// 4 Mbit/s); from the other one on (about 100 Mbit/s), hardly any.
 const SLOW: u64 = 500;
@@ -40,6 +44,8 @@ pub(super) struct Worker<'a> {
     store: Option<&'a mut Store>,
     /// Whether this end may send in its next flight what it has not been asked for.
     gives: bool,
+    /// What coarse blocks have found of contents of which finer hashes will come.
+    found: HashMap<u64, Found>,
     /// Whether it has sent contents in an earlier flight.
     has_sent: bool,
     /// What the peer wants in the next flight.
@@ -75,6 +81,7 @@ impl<'a> Worker<'a> {
             report,
             store,
             gives: role == Role::Initiator,
+            found: HashMap::new(),
             has_sent: false,
             wanted: Vec::new(),
             ours: None,
@@ -86,7 +93,8 @@ impl<'a> Worker<'a> {
         self.send_contents(line, &mut talking)?;
         if self.ours.is_none() {
             let mut failed = None;
-            let wanted = self.applier.wants(|message| {
+            let turn_worth = bytes_of_a_round_trip(&line.rates());
+            let wanted = self.applier.wants(turn_worth, |message| {
                 let sent = talking
                     .send(&message)
                     .map_err(SyncError::from)
@@ -125,6 +133,7 @@ impl<'a> Worker<'a> {
             agreement: self.agreement,
             report: self.report,
             effort,
+            found: &mut self.found,
             singly: std::mem::replace(&mut self.has_sent, true),
         };
         let mut sending = Sending::new(means, &mut self.applier);
@@ -195,6 +204,7 @@ impl<'a> Worker<'a> {
                 }
             }
             Event::File(index) => self.applier.file_begins(index),
+            Event::Unresolved(unresolved) => self.applier.unresolved(&unresolved),
             Event::Segment(segment) => self.applier.file_segment(segment),
             Event::Against(against) => self.applier.file_against(against),
             Event::Literal(bytes) => self.applier.file_literal(&bytes),
@@ -268,6 +278,12 @@ pub(super) fn listen_first(
     worker.applier.begin()?;
     let after = worker.hear(listening, first)?;
     worker.go_on(line, after)
+}
+
+/// What the line could carry in the time of one more round trip: a tenth of a second, as the time
+/// itself is not measured.
+fn bytes_of_a_round_trip(rates: &Rates) -> u64 {
+    rates.sending.map_or(ROUND_TRIP_UNKNOWN, |rate| rate * 1024 / 10)
 }
 
 /// The store, if this end may have to send a file against its old content. What is wrong with it

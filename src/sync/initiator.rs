@@ -1,12 +1,11 @@
 //! The end that a person started: it speaks first, and it plans.
 
-use psync_protocol::message::{Coverage, Flow, Hello, Statement, Verdict};
+use psync_protocol::message::{Coverage, Demand, Flow, Hello, Statement, Summary, Verdict};
 use psync_protocol::session::{
-    Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Talking,
+    Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Stating, Talking, Twin,
 };
 use psync_protocol::{
-    Check, ErrorCode, Message, ProtocolError, RelPath, ReplicaId, Role, Row, VERSION_MAX,
-    VERSION_MIN,
+    Check, ErrorCode, Message, ProtocolError, RelPath, Role, Row, VERSION_MAX, VERSION_MIN,
 };
 
 use super::exchange::{self, Closing, Worker};
@@ -41,7 +40,8 @@ pub fn initiate(
     request: &Request,
     report: &dyn Report,
 ) -> Result<Outcome, SyncError> {
-    let result = Initiator { site, held_back: Vec::new(), line: &mut line, request, report }.run();
+    let (held_back, before_plan) = (Vec::new(), Vec::new());
+    let result = Initiator { site, held_back, before_plan, line: &mut line, request, report }.run();
     let result = result.map_err(|error| what_was_said(error, &mut line));
     match &result {
         Ok(_) => line.finish()?,
@@ -68,9 +68,66 @@ fn what_was_said(error: SyncError, line: &mut Line) -> SyncError {
     }
 }
 
+/// States everything: one digest stands for most rows, if there are such.
+fn state_everything(
+    stating: Stating,
+    statement: Statement,
+    stored: &[Stored],
+    rows: Vec<Row<Check>>,
+) -> (Vec<Message>, AwaitingAnswer) {
+    let Some((versions, plain)) = manifest::plain(stored) else {
+        return stating.state(statement, rows);
+    };
+    let covered = stored.iter().zip(&plain).filter(|(_, plain)| **plain);
+    let tree = manifest::tree(covered.map(|(stored, _)| stored), versions, stating.key());
+    let told = rows.iter().zip(&plain).filter(|(_, plain)| !**plain);
+    let told: Vec<_> = told.map(|(row, _)| row.clone()).collect();
+    stating.state_tree(statement, rows, &told, tree)
+}
+
+fn all_stated(rows: &[Stored], deciding: &Deciding) -> Vec<Row<Check>> {
+    rows.iter().map(|stored| stored.row.stated(deciding.key())).collect()
+}
+
+/// States rows as the responder demands: all, or those that it has not told of.
+fn restate(
+    mut deciding: Deciding,
+    statement: Statement,
+    rows: &[Stored],
+) -> (Vec<Message>, AwaitingAnswer) {
+    let demand = deciding.answer.demand.take();
+    let found = match &demand {
+        Some(Demand::Differences(summary)) => {
+            manifest::plain(rows).and_then(|(versions, plain)| {
+                let found = manifest::find_common(rows, &plain, versions, summary, deciding.key());
+                Some((summary, found?))
+            })
+        }
+        Some(Demand::Everything | Demand::Blank) | None => None,
+    };
+    let Some((summary, found)) = found else {
+        let rows = all_stated(rows, &deciding);
+        return deciding.restate(statement, rows);
+    };
+    let twins = found.rows.iter().map(|&at| twin(&rows[at], summary, &deciding)).collect();
+    let is_told = |at: &usize| found.rows.binary_search(at).is_err();
+    let told = (0..rows.len()).filter(is_told);
+    let told = told.map(|at| rows[at].row.stated(deciding.key())).collect();
+    deciding.restate_differences(statement, told, found.common, &found.props, twins)
+}
+
+/// What both ends have; the responder will tell its properties.
+fn twin(own: &Stored, summary: &Summary, deciding: &Deciding) -> Twin {
+    let their_key = deciding.their_key();
+    let responder = manifest::their_row(&own.row, own.row.props, &summary.versions, &their_key);
+    Twin { initiator: own.row.stated(deciding.key()), responder }
+}
+
 struct Initiator<'a> {
     site: &'a mut Site,
     held_back: Vec<RelPath>,
+    /// What has to be said in the flight of the plan before it.
+    before_plan: Vec<Message>,
     line: &'a mut Line,
     request: &'a Request,
     report: &'a dyn Report,
@@ -95,25 +152,9 @@ impl Initiator<'_> {
             None => Coverage::Everything,
         };
         let rows = self.rows_to_state(&survey, coverage, since.as_ref())?;
-        let folded = match coverage {
-            Coverage::Changes { .. } => manifest::fold(&rows, self.site.index.replica()),
-            Coverage::Everything => {
-                manifest::Folded { told: (0..rows.len()).collect(), moved: Vec::new() }
-            }
-        };
-        let mut stated: Vec<_> =
-            rows.iter().map(|stored| stored.row.stated(stating.key())).collect();
-        let numbered = self.number(&rows, &mut stated, &folded.told, &survey, since.as_ref())?;
-        let told = numbered.as_ref().map_or(&folded.told, |numbered| &numbered.told);
-        let told: Vec<_> = told.iter().map(|&at| stated[at].clone()).collect();
         let statement = self.statement(&survey, coverage);
-        let (messages, awaiting) = match numbered {
-            Some(Numbered { altered, manners, .. }) => {
-                let altered = (altered, manners);
-                stating.state_altered(statement, stated, &told, folded.moved, altered)
-            }
-            None => stating.state_folded(statement, stated, &told, folded.moved),
-        };
+        let (messages, awaiting) =
+            self.state(stating, statement, &rows, &survey, since.as_ref())?;
         self.send_all(messages)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
@@ -172,7 +213,7 @@ impl Initiator<'_> {
         survey: &Survey,
         coverage: Coverage,
         peer: Option<&Peer>,
-    ) -> Result<Vec<crate::manifest::Stored>, SyncError> {
+    ) -> Result<Vec<Stored>, SyncError> {
         let since = match coverage {
             Coverage::Changes { since } => since,
             Coverage::Everything => 0,
@@ -181,6 +222,33 @@ impl Initiator<'_> {
         let to_state = record::rows_to_state(&mut self.site.index, survey, since, peer)?;
         self.held_back = to_state.held_back;
         Ok(to_state.rows)
+    }
+
+    /// States rows: one by one, or what stands for many of them.
+    fn state(
+        &self,
+        stating: Stating,
+        statement: Statement,
+        stored: &[Stored],
+        survey: &Survey,
+        peer: Option<&Peer>,
+    ) -> Result<(Vec<Message>, AwaitingAnswer), SyncError> {
+        let key = stating.key().clone();
+        let mut rows: Vec<_> = stored.iter().map(|stored| stored.row.stated(&key)).collect();
+        if statement.coverage == Coverage::Everything {
+            return Ok(state_everything(stating, statement, stored, rows));
+        }
+        let folded = manifest::fold(stored, self.site.index.replica());
+        let numbered = self.number(stored, &mut rows, &folded.told, survey, peer)?;
+        let told = numbered.as_ref().map_or(&folded.told, |numbered| &numbered.told);
+        let told: Vec<_> = told.iter().map(|&at| rows[at].clone()).collect();
+        Ok(match numbered {
+            Some(Numbered { altered, manners, .. }) => {
+                let altered = (altered, manners);
+                stating.state_altered(statement, rows, &told, folded.moved, altered)
+            }
+            None => stating.state_folded(statement, rows, &told, folded.moved),
+        })
     }
 
     /// Says by number what has become of entries that the peer knows, if there is enough of it.
@@ -244,37 +312,42 @@ impl Initiator<'_> {
 
     fn restate_if_asked(
         &mut self,
-        deciding: Deciding,
+        mut deciding: Deciding,
         survey: &Survey,
     ) -> Result<(Deciding, Relation), SyncError> {
         let welcome = &deciding.answer.welcome;
         let known =
             self.site.index.peer(welcome.replica)?.filter(|peer| peer.index_id == welcome.index);
         let peer = welcome.replica;
-        let (since, first_contact) = match welcome.verdict {
-            Verdict::Proceed { first_contact } => {
+        loop {
+            let (since, first_contact) = match deciding.answer.welcome.verdict {
+                Verdict::Proceed { first_contact } => {
+                    let relation = Relation { first_contact: first_contact || known.is_none() };
+                    return Ok((deciding, relation));
+                }
+                Verdict::Restate { since, first_contact } => (since, first_contact),
+            };
+            let coverage =
+                if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
+            let to_state = record::rows_to_state(&mut self.site.index, survey, since, Some(peer))?;
+            self.held_back = to_state.held_back;
+            let statement = self.statement(survey, coverage);
+            if deciding.answer.demand == Some(Demand::Blank) {
+                let rows = all_stated(&to_state.rows, &deciding);
+                let (messages, deciding) = deciding.restate_to_blank(statement, rows)?;
+                self.before_plan = messages;
                 let relation = Relation { first_contact: first_contact || known.is_none() };
                 return Ok((deciding, relation));
             }
-            Verdict::Restate { since, first_contact } => (since, first_contact),
-        };
-        let relation = Relation { first_contact: first_contact || known.is_none() };
-        Ok((self.restate(deciding, survey, since, peer)?, relation))
+            let awaiting = restate(deciding, statement, &to_state.rows);
+            deciding = self.send_and_hear(awaiting)?;
+        }
     }
 
-    /// States rows above `since` one by one, and hears the answer.
-    fn restate(
+    fn send_and_hear(
         &mut self,
-        deciding: Deciding,
-        survey: &Survey,
-        since: u64,
-        peer: ReplicaId,
+        (messages, awaiting): (Vec<Message>, AwaitingAnswer),
     ) -> Result<Deciding, SyncError> {
-        let coverage = if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
-        let to_state = record::rows_to_state(&mut self.site.index, survey, since, Some(peer))?;
-        self.held_back = to_state.held_back;
-        let rows = to_state.rows.iter().map(|stored| stored.row.stated(deciding.key())).collect();
-        let (messages, awaiting) = deciding.restate(self.statement(survey, coverage), rows);
         self.send_all(messages)?;
         self.hear_answer(awaiting)
     }
@@ -301,11 +374,11 @@ impl Initiator<'_> {
         {
             return Ok(deciding);
         }
-        let deciding = self.restate(deciding, survey, since, replica)?;
-        match deciding.answer.altered {
-            Some(_) => Err(ProtocolError::Contradiction("rows were asked for one by one").into()),
-            None => Ok(deciding),
-        }
+        let coverage = if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
+        let to_state = record::rows_to_state(&mut self.site.index, survey, since, Some(replica))?;
+        self.held_back = to_state.held_back;
+        let statement = self.statement(survey, coverage);
+        self.send_and_hear(restate(deciding, statement, &to_state.rows))
     }
 
     fn plan_and_carry_out(
@@ -316,7 +389,7 @@ impl Initiator<'_> {
     ) -> Result<Outcome, SyncError> {
         let statement = deciding.answer.statement.clone();
         let given = deciding.answer.given.take();
-        let paths = deciding.paths();
+        let paths = deciding.paths()?;
         if paths
             .iter()
             .filter_map(|stand| stand.responder.as_ref())
@@ -465,7 +538,8 @@ impl Initiator<'_> {
             self.request.names.clone(),
             self.report,
         )?;
-        let closing = exchange::talk_first(worker, self.line, plan, talking, given)?;
+        let plan: Vec<Message> = self.before_plan.drain(..).chain(plan.iter().cloned()).collect();
+        let closing = exchange::talk_first(worker, self.line, &plan, talking, given)?;
         for (on, done) in [(Role::Initiator, &closing.ours), (Role::Responder, &closing.theirs)] {
             for failure in &done.failures {
                 self.report.trouble(&exchange::failure_trouble(on, agreement, failure));

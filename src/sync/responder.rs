@@ -4,10 +4,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use psync_protocol::message::{Coverage, Flow, Hello, Statement, StreamCodec, Verdict, Welcome};
+use psync_protocol::message::{
+    Coverage, Demand, Flow, Hello, Statement, StreamCodec, Tree, Verdict, Welcome,
+};
 use psync_protocol::session::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
-    StatementStep, common_version,
+    StatementStep, Twin, common_version,
 };
 use psync_protocol::{Check, CheckKey, Message, ProtocolError, RelPath, Role, Row};
 
@@ -18,7 +20,7 @@ use super::send::given_with_rows;
 use super::{Keeping, Site, SyncError, random};
 use crate::apply::{Keys, RunNames};
 use crate::index::{Index, Peer};
-use crate::manifest::{self, LocalAccess, Stored, Terms};
+use crate::manifest::{self, Answered, LocalAccess, Outline, Stored, Terms};
 use crate::reconcile;
 use crate::report::Report;
 use crate::root::{Place, places};
@@ -100,6 +102,7 @@ fn serve_root(
         site: &mut site,
         held_back: Vec::new(),
         may_number: true,
+        outline: None,
         line,
         hello,
         compression,
@@ -122,11 +125,30 @@ fn refuse_overlap(path: &Path, hello: &Hello) -> Result<(), SyncError> {
     if inside_theirs || theirs_inside { Err(SyncError::SameRoot) } else { Ok(()) }
 }
 
+/// What was found out about rows that were not stated one by one.
+#[derive(Debug, Clone, Copy)]
+enum Compared {
+    /// They are known.
+    Same,
+    /// About so many of them are not.
+    Different(u64),
+    /// They are not, nor how many.
+    Unknown,
+}
+
+impl Compared {
+    fn is_same(self) -> bool {
+        matches!(self, Compared::Same)
+    }
+}
+
 struct Responder<'a> {
     site: &'a mut Site,
     held_back: Vec<RelPath>,
     /// Whether the initiator can be told by number what has become of what both know.
     may_number: bool,
+    /// What the initiator was told of this tree.
+    outline: Option<Outline>,
     line: &'a mut Line,
     hello: Hello,
     compression: Compression,
@@ -177,10 +199,11 @@ impl Responder<'_> {
         };
         let mut answering = answering;
         let (stated, unnumbered) = self.unnumber(stated, &mut answering)?;
-        let (stated, unfolded) = self.unfold(stated)?;
-        let verdict = self.judge(&stated, unnumbered && unfolded)?;
+        let (stated, compared) = self.unfold(stated)?;
+        let compared = if unnumbered { compared } else { Compared::Unknown };
+        let verdict = self.judge(&stated, compared.is_same())?;
         let mut statement = stated.statement.clone();
-        let mut waiting = self.answer_first(stated, answering, verdict, &their_key)?;
+        let mut waiting = self.answer_first(stated, answering, verdict, compared, &their_key)?;
         let relation = match verdict {
             Verdict::Proceed { first_contact } | Verdict::Restate { first_contact, .. } => {
                 Relation { first_contact }
@@ -200,11 +223,13 @@ impl Responder<'_> {
                     statement = stated.statement.clone();
                     self.may_number = false;
                     let (messages, waiting) =
-                        self.answer(stated, answering, relation, &their_key, Vec::new())?;
+                        self.answer_again(stated, answering, relation, &their_key)?;
                     self.send_all(messages)?;
                     waiting
                 }
                 PlanStep::Planned(planned, first) => {
+                    let paths = &planned.agreement.paths;
+                    self.refuse_forgotten(paths.iter().filter_map(|s| s.initiator.as_ref()))?;
                     reconcile::verify(&planned.agreement, self.hello.flow, relation.first_contact)?;
                     return self.carry_out(planned, first, their_key, &statement);
                 }
@@ -234,25 +259,70 @@ impl Responder<'_> {
         Ok((stated, true))
     }
 
-    /// Puts rows in the place of moved directories. Says whether that was possible.
-    fn unfold(&mut self, mut stated: Stated) -> Result<(Stated, bool), SyncError> {
+    /// Puts rows in the place of what stands for them, as far as that is possible.
+    fn unfold(&mut self, mut stated: Stated) -> Result<(Stated, Compared), SyncError> {
         let key = CheckKey::new(self.hello.replica, &self.hello.nonce);
+        if let Some(tree) = stated.tree.take() {
+            return self.compare(stated, tree, &key);
+        }
         for moved in std::mem::take(&mut stated.moved) {
             let own = self.site.index.rows_below(&moved.from)?;
             let room = manifest::room(stated.rows.len());
             match manifest::unfold(&moved, &own, self.hello.replica, room) {
                 Some(rows) => stated.rows.extend(rows.iter().map(|row| row.stated(&key))),
-                None => return Ok((stated, false)),
+                None => return Ok((stated, Compared::Unknown)),
             }
         }
         stated.rows.sort_by(|a, b| a.path.cmp(&b.path));
         let doubled = stated.rows.windows(2).any(|pair| pair[0].path == pair[1].path);
-        Ok((stated, !doubled))
+        Ok((stated, if doubled { Compared::Unknown } else { Compared::Same }))
+    }
+
+    /// Compares the initiator's tree with this one; where they are the same, its rows are known.
+    fn compare(
+        &mut self,
+        mut stated: Stated,
+        theirs: Tree,
+        key: &CheckKey,
+    ) -> Result<(Stated, Compared), SyncError> {
+        let own = self.all_rows()?;
+        let alike = manifest::untold(&own, &stated.rows);
+        let ours = manifest::tree(alike.iter().copied(), theirs.versions.clone(), key);
+        let room = manifest::room(stated.rows.len());
+        if ours != theirs || alike.len() > room {
+            let differences = manifest::differences(&theirs, &ours);
+            return Ok((stated, Compared::Different(differences)));
+        }
+        let versions = &theirs.versions;
+        let rows = alike.iter().map(|own| &own.row);
+        stated.rows.extend(rows.map(|row| manifest::their_row(row, row.props, versions, key)));
+        stated.rows.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok((stated, Compared::Same))
+    }
+
+    /// Every row that this end can speak of.
+    fn all_rows(&mut self) -> Result<Vec<Stored>, SyncError> {
+        let peer = Some(self.hello.replica);
+        let all = record::rows_to_state(&mut self.site.index, &self.survey, 0, peer)?;
+        self.held_back = all.held_back;
+        Ok(all.rows)
+    }
+
+    /// A counter of this replica that it has never given away: it is this end that was rolled back.
+    fn refuse_forgotten<'r>(
+        &mut self,
+        mut rows: impl Iterator<Item = &'r Row<Check>>,
+    ) -> Result<(), SyncError> {
+        if rows.any(|row| self.site.index.has_forgotten(row)) {
+            self.site.index.mark_rolled_back()?;
+            return Err(SyncError::StartAnew);
+        }
+        Ok(())
     }
 
     /// Whether what was stated is enough to plan on, in the light of what is known of the peer.
-    /// Where what stands for rows could not be `unfolded` they have to be stated one by one.
-    fn judge(&mut self, stated: &Stated, unfolded: bool) -> Result<Verdict, SyncError> {
+    /// Where not all rows are `known` it has to be stated row by row.
+    fn judge(&mut self, stated: &Stated, known: bool) -> Result<Verdict, SyncError> {
         let (hello, statement) = (&self.hello, &stated.statement);
         let me = (self.site.index.replica(), self.site.index.index_id());
         let peer = self.site.index.peer(hello.replica)?.filter(|peer| peer.index_id == hello.index);
@@ -269,11 +339,12 @@ impl Responder<'_> {
         let first_contact = peer.is_none();
         let scope = self.survey.scope.digest();
         Ok(match (statement.coverage, peer) {
-            (Coverage::Everything, _) => Verdict::Proceed { first_contact },
+            (Coverage::Everything, _) if known => Verdict::Proceed { first_contact },
+            (Coverage::Everything, _) => Verdict::Restate { since: 0, first_contact },
             (Coverage::Changes { since }, Some(peer))
                 if knows_me && scope == peer.our_scope && statement.scope == peer.their_scope =>
             {
-                if since <= peer.theirs && unfolded {
+                if since <= peer.theirs && known {
                     Verdict::Proceed { first_contact }
                 } else {
                     Verdict::Restate { since: since.min(peer.theirs), first_contact }
@@ -292,6 +363,7 @@ impl Responder<'_> {
         stated: Stated,
         mut answering: Answering,
         verdict: Verdict,
+        compared: Compared,
         their_key: &CheckKey,
     ) -> Result<AwaitingPlan, SyncError> {
         let welcome = answering.welcome(Welcome {
@@ -313,13 +385,78 @@ impl Responder<'_> {
             Verdict::Proceed { first_contact } => {
                 self.answer(stated, answering, Relation { first_contact }, their_key, problems)?
             }
-            Verdict::Restate { .. } => {
+            Verdict::Restate { since, .. } => {
                 let statement = self.statement(Coverage::Everything);
-                answering.answer(stated.rows, problems, statement, Vec::new(), Vec::new(), None)
+                let demand = if since == 0 { self.demand(compared, their_key)? } else { None };
+                match demand {
+                    Some(demand) => answering.demand(problems, statement, demand),
+                    None => answering.answer(
+                        stated.rows,
+                        problems,
+                        statement,
+                        Vec::new(),
+                        Vec::new(),
+                        None,
+                    ),
+                }
             }
         };
         self.send_all(messages)?;
         Ok(waiting)
+    }
+
+    /// What all rows of the initiator are demanded with: what may be left out.
+    fn demand(
+        &mut self,
+        compared: Compared,
+        their_key: &CheckKey,
+    ) -> Result<Option<Demand>, SyncError> {
+        let own = self.all_rows()?;
+        let blank = own.is_empty() && self.survey.sees_all() && self.survey.live == 0;
+        if blank && self.hello.flow != Flow::ToInitiator {
+            return Ok(Some(Demand::Blank));
+        }
+        let Some((versions, plain)) = manifest::plain(&own) else { return Ok(None) };
+        let differences = match compared {
+            Compared::Different(differences) => differences,
+            Compared::Same | Compared::Unknown => manifest::unknown_differences(own.len()),
+        };
+        let rows = own.into_iter().zip(plain).filter(|(_, plain)| *plain);
+        let rows = rows.map(|(stored, _)| stored).collect();
+        let (outline, summary) = Outline::new(rows, versions, their_key, differences);
+        self.outline = Some(outline);
+        Ok(Some(Demand::Differences(summary)))
+    }
+
+    /// The answer to rows that were demanded.
+    fn answer_again(
+        &mut self,
+        mut stated: Stated,
+        answering: Answering,
+        relation: Relation,
+        their_key: &CheckKey,
+    ) -> Result<(Vec<Message>, AwaitingPlan), SyncError> {
+        self.refuse_forgotten(stated.rows.iter())?;
+        let outline = self.outline.take();
+        let Some(shared) = stated.shared.take() else {
+            return self.answer(stated, answering, relation, their_key, Vec::new());
+        };
+        let our_key = self.our_key();
+        let room = manifest::room(stated.rows.len());
+        let twins = outline
+            .and_then(|outline| outline.twins(&shared, (their_key, &our_key)))
+            .filter(|twins| twins.len() <= room);
+        let Some(twins) = twins else {
+            let statement = self.statement(Coverage::Everything);
+            return Ok(answering.demand(Vec::new(), statement, Demand::Everything));
+        };
+        self.refuse_forgotten(twins.iter().map(|twin| &twin.initiator))?;
+        let (answered, _) = self.answers(&stated, relation, their_key, &twins)?;
+        let statement = self.statement(Coverage::Everything);
+        let Answered { marks, rows } = answered;
+        // Whoever mirrors its own files onto this side overwrites what is here.
+        let checked = self.hello.flow != Flow::ToResponder;
+        Ok(answering.answer_differences(stated.rows, statement, marks, rows, twins, checked)?)
     }
 
     fn answer(
@@ -330,11 +467,43 @@ impl Responder<'_> {
         their_key: &CheckKey,
         problems: Vec<psync_protocol::message::Problem>,
     ) -> Result<(Vec<Message>, AwaitingPlan), SyncError> {
-        let coverage = match stated.statement.coverage {
+        let (answered, candidates) = self.answers(&stated, relation, their_key, &[])?;
+        let (root, effort) = (&self.site.root, exchange::patch_effort(&self.line.rates()));
+        // Whatever is wrong with the store is told when it is needed in earnest.
+        let store = match candidates.iter().any(|stored| stored.row.base.is_some()) {
+            true => self.site.old.open(&mut self.site.index, &mut Vec::new()),
+            false => None,
+        };
+        let given = given_with_rows(root, store, candidates, &answered.rows, effort);
+        let coverage = self.coverage(&stated);
+        let statement = self.statement(coverage);
+        let (marks, mut rows) = (answered.marks, answered.rows);
+        if let Coverage::Changes { since: since @ 1.. } = coverage
+            && self.may_number
+        {
+            self.number(&mut rows, since, &mut answering)?;
+        }
+        Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
+    }
+
+    /// What this end's rows cover in the answer to a statement.
+    fn coverage(&self, stated: &Stated) -> Coverage {
+        match stated.statement.coverage {
             Coverage::Everything => Coverage::Everything,
             Coverage::Changes { .. } => Coverage::Changes { since: self.hello.processed },
-        };
-        let since = match coverage {
+        }
+    }
+
+    /// Marks, and this end's rows but for the `twins`, which both have; then those rows whose
+    /// contents may be sent along.
+    fn answers(
+        &mut self,
+        stated: &Stated,
+        relation: Relation,
+        their_key: &CheckKey,
+        twins: &[Twin],
+    ) -> Result<(Answered, Vec<Stored>), SyncError> {
+        let since = match self.coverage(stated) {
             Coverage::Everything => 0,
             Coverage::Changes { since } => since,
         };
@@ -345,7 +514,11 @@ impl Responder<'_> {
             Some(self.hello.replica),
         )?;
         self.held_back = to_state.held_back;
-        let news = to_state.rows;
+        let mut news = to_state.rows;
+        let is_twin = |stored: &Stored| {
+            twins.binary_search_by(|twin| twin.initiator.path.cmp(&stored.row.path)).is_ok()
+        };
+        news.retain(|stored| !is_twin(stored));
         let may_give = since > 0 && !self.hello.dry_run && self.hello.flow != Flow::ToResponder;
         let candidates = if may_give { news.clone() } else { Vec::new() };
         let terms = Terms {
@@ -356,20 +529,7 @@ impl Responder<'_> {
         };
         let survey = &self.survey;
         let mut own = Own { index: &mut self.site.index, survey, key: their_key, files: None };
-        let answered = manifest::answer(&stated.rows, news, terms, &mut own)?;
-        let (root, effort) = (&self.site.root, exchange::patch_effort(&self.line.rates()));
-        // Whatever is wrong with the store is told when it is needed in earnest.
-        let store = match candidates.iter().any(|stored| stored.row.base.is_some()) {
-            true => self.site.old.open(&mut self.site.index, &mut Vec::new()),
-            false => None,
-        };
-        let given = given_with_rows(root, store, candidates, &answered.rows, effort);
-        let statement = self.statement(coverage);
-        let (marks, mut rows) = (answered.marks, answered.rows);
-        if since > 0 && self.may_number {
-            self.number(&mut rows, since, &mut answering)?;
-        }
-        Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
+        Ok((manifest::answer(&stated.rows, news, terms, &mut own)?, candidates))
     }
 
     /// Says by number what has become of entries that the initiator knows, if there is enough of it.

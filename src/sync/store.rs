@@ -6,7 +6,7 @@ use psync_protocol::ContentHash;
 
 use super::{Site, remember};
 use crate::index::{IndexError, Remembered};
-use crate::store::{Checked, Collected, Store, StoreStat};
+use crate::store::{Checked, Collected, Store, StoreError, StoreStat};
 
 /// What is remembered of a root's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Stat {
 
 /// What is remembered of a root's contents; else why that cannot be said.
 pub fn stat(site: &mut Site) -> Result<Stat, String> {
-    let held = open(site)?.stat().map_err(|error| error.to_string())?;
+    let held = with_store(site, |store| store.stat())?;
     let block_hashes = site.index.blocks_in_all().map_err(|error| error.to_string())?;
     Ok(Stat { held, block_hashes })
 }
@@ -32,8 +32,7 @@ pub fn collect(site: &mut Site) -> Result<Collected, String> {
         live.insert(hash);
     });
     listed.map_err(|error| error.to_string())?;
-    let collected =
-        open(site)?.gc(0, &|hash| live.contains(hash)).map_err(|error| error.to_string())?;
+    let collected = with_store(site, |store| store.gc(0, &|hash| live.contains(hash)))?;
     let evicted: HashSet<ContentHash> =
         collected.hashes.iter().copied().filter(|hash| live.contains(hash)).collect();
     remember::as_blocks(site, &evicted).map_err(|error| error.to_string())?;
@@ -43,7 +42,7 @@ pub fn collect(site: &mut Site) -> Result<Collected, String> {
 /// Reads everything in the store. What is damaged goes, and is remembered anew after the next
 /// sync, as far as files still have it.
 pub fn verify(site: &mut Site) -> Result<Checked, String> {
-    let checked = open(site)?.verify().map_err(|error| error.to_string())?;
+    let checked = with_store(site, Store::verify)?;
     let damaged: HashSet<ContentHash> = checked.damaged.iter().copied().collect();
     forget(site, &damaged).map_err(|error| error.to_string())?;
     Ok(checked)
@@ -59,14 +58,24 @@ fn forget(site: &mut Site, hashes: &HashSet<ContentHash>) -> Result<(), IndexErr
     })
 }
 
-fn open(site: &mut Site) -> Result<&mut Store, String> {
+/// Does something with the store. One that turns out to be damaged is thrown away.
+fn with_store<T>(
+    site: &mut Site,
+    work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+) -> Result<T, String> {
     if !site.old.is_on() {
         return Err("the store is switched off in config.toml".into());
     }
-    let Site { old, index, notes, .. } = site;
-    let before = notes.len();
-    match old.open(index, notes) {
-        Some(store) => Ok(store),
-        None => Err(notes[before..].iter().map(|note| note.text.clone()).collect()),
-    }
+    let before = site.notes.len();
+    let Some(store) = site.store() else {
+        return Err(site.notes[before..].iter().map(|note| note.text.clone()).collect());
+    };
+    work(store).map_err(|error| {
+        let Site { old, notes, .. } = site;
+        old.give_up(&error, notes);
+        match error.is_damage() {
+            true => format!("{error}; it was thrown away, and fills again with the next sync"),
+            false => error.to_string(),
+        }
+    })
 }

@@ -64,7 +64,11 @@ impl Purpose {
             | Message::Changes(_)
             | Message::Marks(_)
             | Message::Plan(_) => (Purpose::Manifests, Density::Loose),
-            Message::Want(_) => (Purpose::Signatures, Density::Loose),
+            Message::Common(_) | Message::Props(_) | Message::Counterparts(_) => {
+                (Purpose::Manifests, Density::Loose)
+            }
+            Message::Tree(_) | Message::Demand(_) => (Purpose::Manifests, Density::Dense),
+            Message::Want(_) | Message::Unresolved(_) => (Purpose::Signatures, Density::Loose),
             Message::Signature(_) => (Purpose::Signatures, Density::Dense),
             Message::Literal(_) => (Purpose::Whole, Density::Loose),
             Message::Delta(_) | Message::Against(_) => (Purpose::AgainstBlocks, Density::Dense),
@@ -130,7 +134,9 @@ impl Ledger {
     }
 
     /// So many bytes on the line are these messages: those that do not become smaller take what
-    /// they have, the others share the rest. False where there is no message yet to count them for.
+    /// they have, the others share the rest. As a compressor holds back what it was given last,
+    /// what has not taken its due stays for the next count. False where there is no message yet to
+    /// count the bytes for.
     pub(super) fn settle(&mut self, bytes: u64, counts: &Counts) -> bool {
         let dense: u64 = self.dense.iter().sum();
         let loose: u64 = self.loose.iter().sum();
@@ -138,15 +144,30 @@ impl Ledger {
             return false;
         }
         let for_dense = if loose == 0 { bytes } else { dense.min(bytes) };
-        share(for_dense, &self.dense, counts);
-        share(bytes - for_dense, &self.loose, counts);
-        *self = Ledger::default();
+        let taken = share(for_dense, &self.dense, counts);
+        for (length, taken) in self.dense.iter_mut().zip(taken) {
+            *length = length.saturating_sub(taken);
+        }
+        if for_dense < bytes {
+            share(bytes - for_dense, &self.loose, counts);
+            self.loose = Default::default();
+        }
         true
+    }
+
+    /// Everything has left that these messages are: nothing is due to them any more.
+    pub(super) fn close(&mut self) {
+        *self = Ledger::default();
     }
 }
 
 /// Shares bytes out in proportion to lengths; not one is lost.
-fn share(bytes: u64, lengths: &[u64], counts: &Counts) {
+fn share(
+    bytes: u64,
+    lengths: &[u64; Purpose::ALL.len()],
+    counts: &Counts,
+) -> [u64; Purpose::ALL.len()] {
+    let mut shares = [0; Purpose::ALL.len()];
     let mut bytes_left = bytes;
     let mut length_left: u64 = lengths.iter().sum();
     for (purpose, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
@@ -154,9 +175,11 @@ fn share(bytes: u64, lengths: &[u64], counts: &Counts) {
         // Not more than `bytes_left`, as `length` is at most `length_left`.
         let part = part as u64;
         counts.add(purpose, part);
+        shares[purpose] = part;
         bytes_left -= part;
         length_left -= length;
     }
+    shares
 }
 
 #[cfg(test)]

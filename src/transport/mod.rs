@@ -248,6 +248,7 @@ impl Line {
             let ready = encoder.ready();
             encoder.flush()?;
             ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
+            ledger.close();
             *in_flight = false;
             self.writer.write_last(encoder.take())?;
         }

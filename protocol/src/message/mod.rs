@@ -4,6 +4,7 @@
 mod greeting;
 mod marks;
 mod transfer;
+mod tree;
 
 pub use greeting::{
     Coverage, EXCEPTION_BYTES, EXCEPTIONS_MAX, Filter, Flow, Hello, MOVED_MAX, Moved,
@@ -14,7 +15,13 @@ pub use marks::{MARKS_MAX, Mark};
 pub use transfer::{
     Against, Base, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PATCH_BYTES,
     PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SEGMENT_BYTES,
-    SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, Want, WantDelta, WantKind,
+    SEGMENT_MAX, SIGNATURE_MAX, SIGNATURES_MAX, Segment, UNRESOLVED_MAX, Unresolved, Want,
+    WantDelta, WantKind,
+};
+
+pub use tree::{
+    COUNTERPARTS_MAX, Common, Counterpart, Counterparts, Demand, PROPS_MAX, PropsStep,
+    REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH, SPREAD_MAX, Summary, Tree, Versions,
 };
 
 use crate::changes::Known;
@@ -40,6 +47,16 @@ pub enum Message {
     Rows(Vec<u8>),
     /// A directory that was moved whole.
     Moved(Moved),
+    /// All rows of the initiator that are not stated one by one.
+    Tree(Tree),
+    /// What the responder has to hear first.
+    Demand(Demand),
+    /// What of the responder's tree the initiator has as well.
+    Common(Common),
+    /// Properties of what both have.
+    Props(Vec<PropsStep>),
+    /// The responder's files where the initiator has stated other ones.
+    Counterparts(Counterparts),
     /// The responder's marks, one for each row of the initiator, in as many messages as they take.
     Marks(Vec<Mark>),
     /// The plan.
@@ -80,6 +97,8 @@ pub enum Message {
     Against(Against),
     /// The next part of the open file, made of parts of an old one.
     Segment(Segment),
+    /// What coarse blocks left unresolved.
+    Unresolved(Unresolved),
     /// Proves all contents since the last one that came without a hash of their own.
     Proof(Proof),
     /// Introduces changes of entries that both ends know.
@@ -134,6 +153,12 @@ message_types! {
     Against = 21;
     Proof = 22;
     Segment = 23;
+    Tree = 24;
+    Demand = 25;
+    Common = 26;
+    Props = 27;
+    Counterparts = 28;
+    Unresolved = 29;
     Known = 30;
     Changes = 31;
 }
@@ -153,6 +178,11 @@ impl Message {
                 out.put_raw(bytes);
             }
             Message::Moved(moved) => moved.encode(&mut out),
+            Message::Tree(tree) => tree.encode(&mut out),
+            Message::Demand(demand) => demand.encode(&mut out),
+            Message::Common(common) => common.encode(&mut out),
+            Message::Props(steps) => tree::encode_props(steps, &mut out),
+            Message::Counterparts(others) => others.encode(&mut out),
             Message::Marks(marks) => marks::encode(marks, &mut out),
             Message::Plan(plan) => plan.encode(&mut out),
             Message::Want(want) => want.encode(&mut out),
@@ -165,6 +195,7 @@ impl Message {
             Message::Patches(patches) => patches.encode(&mut out),
             Message::Against(against) => against.encode(&mut out),
             Message::Segment(segment) => segment.encode(&mut out),
+            Message::Unresolved(unresolved) => unresolved.encode(&mut out),
             Message::Known(known) => known.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping(0) => {}
@@ -222,7 +253,13 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         30 => Message::Known(Known::decode(r)?),
         31 => return Ok(Message::Changes(payload.to_vec())),
         23 => Message::Segment(Segment::decode(r)?),
-        _ => Message::Moved(Moved::decode(r)?),
+        19 => Message::Moved(Moved::decode(r)?),
+        24 => Message::Tree(Tree::decode(r)?),
+        25 => Message::Demand(Demand::decode(r)?),
+        26 => Message::Common(Common::decode(r)?),
+        27 => Message::Props(tree::decode_props(r)?),
+        28 => Message::Counterparts(Counterparts::decode(r)?),
+        _ => Message::Unresolved(Unresolved::decode(r)?),
     };
     if let Message::Signature(_) = message {
         return Ok(message);

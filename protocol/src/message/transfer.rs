@@ -19,6 +19,10 @@ const ATTEMPTS_MAX: u8 = 8;
 const WANT_WHOLE: u8 = 0;
 const WANT_BASE: u8 = 9;
 const WANT_CONFIRM: u8 = 10;
+const WANT_COARSE: u8 = 11;
+const WANT_FINE: u8 = 12;
+/// Most bytes that say what coarse blocks left unresolved.
+pub const UNRESOLVED_MAX: usize = 512 << 10;
 /// Most bytes that a segment makes.
 pub const SEGMENT_MAX: u32 = 8 << 20;
 /// Most bytes of a segment itself: what it makes may be incompressible, and it may have many parts.
@@ -110,6 +114,10 @@ pub enum WantKind {
     Whole,
     /// Against an old file, whose block hashes follow in `Signature` messages.
     Delta(WantDelta),
+    /// The same, but the blocks are coarse: the answer may be `Unresolved`.
+    Coarse(WantDelta),
+    /// Finer blocks of what was unresolved, which follow in `Signature` messages.
+    Fine(WantDelta),
     /// Against the content that the row's base names: the end that asks has it.
     Base,
     /// Only its hash: the content itself has come, but nothing has proved it.
@@ -132,6 +140,36 @@ pub struct WantDelta {
     pub signature_len: u64,
 }
 
+impl WantKind {
+    /// The block hashes that follow, if any do.
+    pub fn signed(&self) -> Option<&WantDelta> {
+        match self {
+            WantKind::Delta(delta) | WantKind::Coarse(delta) | WantKind::Fine(delta) => Some(delta),
+            WantKind::Whole | WantKind::Base | WantKind::Confirm => None,
+        }
+    }
+}
+
+impl WantDelta {
+    fn encode(&self, kind: u8, out: &mut Vec<u8>) {
+        out.push(kind);
+        out.put_varint(self.old_len);
+        out.put_varint(u64::from(self.block_len));
+        out.push(self.hash_len);
+        out.put_varint(self.signature_len);
+    }
+
+    fn decode(attempt: u8, r: &mut Reader<'_>) -> Result<WantDelta, DecodeError> {
+        Ok(WantDelta {
+            attempt,
+            old_len: r.number("an old file's length")?,
+            block_len: r.bounded("a block's length", u64::from(u32::MAX))? as u32,
+            hash_len: r.u8("a hash's length")?,
+            signature_len: r.bounded("a signature's length", SIGNATURE_MAX)?,
+        })
+    }
+}
+
 impl Want {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(self.index);
@@ -139,13 +177,9 @@ impl Want {
             WantKind::Whole => out.push(WANT_WHOLE),
             WantKind::Base => out.push(WANT_BASE),
             WantKind::Confirm => out.push(WANT_CONFIRM),
-            WantKind::Delta(delta) => {
-                out.push(1 + delta.attempt);
-                out.put_varint(delta.old_len);
-                out.put_varint(u64::from(delta.block_len));
-                out.push(delta.hash_len);
-                out.put_varint(delta.signature_len);
-            }
+            WantKind::Delta(delta) => delta.encode(1 + delta.attempt, out),
+            WantKind::Coarse(delta) => delta.encode(WANT_COARSE, out),
+            WantKind::Fine(delta) => delta.encode(WANT_FINE, out),
         }
     }
 
@@ -155,13 +189,9 @@ impl Want {
             WANT_WHOLE => WantKind::Whole,
             WANT_BASE => WantKind::Base,
             WANT_CONFIRM => WantKind::Confirm,
-            kind @ 1..=ATTEMPTS_MAX => WantKind::Delta(WantDelta {
-                attempt: kind - 1,
-                old_len: r.number("an old file's length")?,
-                block_len: r.bounded("a block's length", u64::from(u32::MAX))? as u32,
-                hash_len: r.u8("a hash's length")?,
-                signature_len: r.bounded("a signature's length", SIGNATURE_MAX)?,
-            }),
+            WANT_COARSE => WantKind::Coarse(WantDelta::decode(0, r)?),
+            WANT_FINE => WantKind::Fine(WantDelta::decode(0, r)?),
+            kind @ 1..=ATTEMPTS_MAX => WantKind::Delta(WantDelta::decode(kind - 1, r)?),
             _ => return Err(DecodeError::Invalid("a want's kind")),
         };
         Ok(Want { index, kind })
@@ -227,6 +257,31 @@ impl DeltaOp {
             pieces.push(DeltaPiece { block, count, fresh });
         }
         Ok(DeltaOp { pieces, coded, data: r.raw(r.remaining(), "fresh bytes")?.to_vec() })
+    }
+}
+
+/// Which parts of an old file are to be hashed in finer blocks, before its new content comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unresolved {
+    /// The path's number in the plan.
+    pub index: u64,
+    /// The parts; the delta module knows how.
+    pub parts: Vec<u8>,
+}
+
+impl Unresolved {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_varint(self.index);
+        out.put_raw(&self.parts);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Unresolved, DecodeError> {
+        let index = r.varint("a path's number")?;
+        let (value, limit) = (r.remaining() as u64, UNRESOLVED_MAX as u64);
+        if value > limit {
+            return Err(DecodeError::TooLarge { what: "unresolved parts", value, limit });
+        }
+        Ok(Unresolved { index, parts: r.raw(r.remaining(), "unresolved parts")?.to_vec() })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::entry::ContentHash;
 use crate::error::ProtocolError;
 use crate::message::{
     Against, DeltaOp, Done, Failure, Message, Patches, Problem, Proof, SIGNATURES_MAX, Segment,
-    Want, WantDelta, WantKind,
+    Unresolved, Want, WantDelta,
 };
 
 /// What both ends keep book of.
@@ -77,7 +77,7 @@ impl Book {
                 if !self.asked.insert(want.index) {
                     return contradiction("the same content is wanted twice");
                 }
-                if let WantKind::Delta(WantDelta { signature_len, .. }) = want.kind {
+                if let Some(&WantDelta { signature_len, .. }) = want.kind.signed() {
                     self.signature = signature_len;
                     self.signatures = self.signatures.saturating_add(signature_len);
                     if self.signatures > SIGNATURES_MAX {
@@ -103,6 +103,8 @@ impl Book {
                 }
                 self.unproved = true;
             }
+            Message::Unresolved(Unresolved { index, .. })
+                if self.open.is_none() && self.owed.remove(index) => {}
             Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_)
                 if self.open.is_some() => {}
             Message::FileEnd(hash) if self.open.take().is_some() => {
@@ -111,7 +113,7 @@ impl Book {
             Message::Proof(_) if self.open.is_none() && self.unproved => self.unproved = false,
             Message::FileFailed(failure) => match self.open.take() {
                 Some(index) if index == failure.index => {}
-                None if self.owed.remove(&failure.index) => {}
+                None if self.takes(failure.index) => {}
                 _ => return contradiction("a failure is of another file"),
             },
             Message::Done(_) if !self.talker_done && self.asked.is_empty() => {
@@ -215,6 +217,8 @@ pub enum Event {
     FileEnd(Option<ContentHash>),
     /// Whole contents against old ones.
     Patches(Patches),
+    /// What coarse blocks left unresolved.
+    Unresolved(Unresolved),
     /// Proves the contents since the last one.
     Proof(Proof),
     /// The content cannot be had.
@@ -286,6 +290,7 @@ impl Listening {
             Message::Delta(delta) => Event::Delta(delta),
             Message::Against(against) => Event::Against(against),
             Message::Segment(segment) => Event::Segment(segment),
+            Message::Unresolved(unresolved) => Event::Unresolved(unresolved),
             Message::Patches(patches) => Event::Patches(patches),
             Message::Proof(proof) => Event::Proof(proof),
             Message::FileEnd(hash) => Event::FileEnd(hash),

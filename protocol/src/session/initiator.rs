@@ -1,14 +1,17 @@
 //! The initiator's states, up to the plan.
 
-use super::{Agreement, Manners, Paths, Rows, Talking, broken, refuse};
+use super::{
+    Agreement, Manifests, Manners, Paths, Rows, Steps, Talking, Twin, blank_marks, broken,
+    counterpart, refuse,
+};
 use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
-use crate::entry::{Check, CheckKey, Row};
+use crate::entry::{Check, CheckKey, Props, Row};
 use crate::error::ProtocolError;
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof,
-    STATEMENT_EXCEPTION_BYTES, Statement, Verdict, Welcome,
+    Common, Counterpart, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan,
+    Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -73,20 +76,42 @@ impl Stating {
             messages.extend(moved.into_iter().map(Message::Moved));
         }
         messages.push(Message::End);
-        let next = AwaitingAnswer {
+        (messages, self.await_answer(rows))
+    }
+
+    /// States everything and gives the turn to the responder. `told` are those of the rows (sorted
+    /// by path) that travel one by one; `tree` stands for all others.
+    pub fn state_tree(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+        told: &[Row<Check>],
+        tree: Tree,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let mut messages = stated(statement, told);
+        messages.extend([Message::Tree(tree), Message::End]);
+        (messages, self.await_answer(rows))
+    }
+
+    fn await_answer(self, rows: Vec<Row<Check>>) -> AwaitingAnswer {
+        AwaitingAnswer {
             key: self.key,
             replica: self.replica,
             rows,
+            twins: Vec::new(),
+            first: true,
             welcome: None,
             statement: None,
+            demand: None,
             marks: Vec::new(),
             theirs: None,
+            counterparts: Vec::new(),
+            props: Steps::default(),
             given: None,
             proof: None,
             manners: Manners::default(),
             altered: None,
-        };
-        (messages, next)
+        }
     }
 
     /// As [`Stating::state_folded`]; `altered` says by number what is neither in `told` nor moved,
@@ -122,10 +147,16 @@ pub struct AwaitingAnswer {
     key: CheckKey,
     replica: crate::ReplicaId,
     rows: Vec<Row<Check>>,
+    /// What both have, as far as this end can tell: the responder's properties are still missing.
+    twins: Vec<Twin>,
+    first: bool,
     welcome: Option<Welcome>,
     statement: Option<Statement>,
+    demand: Option<Demand>,
     marks: Vec<Mark>,
     theirs: Option<Rows>,
+    counterparts: Vec<Counterpart>,
+    props: Steps,
     given: Option<Patches>,
     proof: Option<Proof>,
     manners: Manners,
@@ -156,6 +187,11 @@ pub struct Answer {
     pub rows: Vec<Row<Check>>,
     /// What this end stated.
     pub ours: Vec<Row<Check>>,
+    /// What the responder has to hear before anything can be planned, where it says more of that
+    /// than its verdict.
+    pub demand: Option<Demand>,
+    /// What both have, by [`Deciding::restate_differences`].
+    pub twins: Vec<Twin>,
     /// Contents of some of its rows that it sent along.
     pub given: Option<Given>,
     /// Changes of entries that both ends know: until they are rows, no plan can be made.
@@ -196,6 +232,9 @@ impl AwaitingAnswer {
                 self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
                 self.statement = Some(statement);
             }
+            (Message::Demand(demand), _, Some(_)) if self.may_demand(&demand) => {
+                self.demand = Some(demand);
+            }
             (Message::Marks(marks), _, Some(_)) if self.may_be_marked() => {
                 self.marks.extend(marks);
                 if self.marks.len() > self.rows.len() {
@@ -205,6 +244,7 @@ impl AwaitingAnswer {
             (Message::Known(known), Some(welcome), Some(statement))
                 if matches!(statement.coverage, Coverage::Changes { .. })
                     && matches!(welcome.verdict, Verdict::Proceed { .. })
+                    && self.first
                     && self.altered.is_none()
                     && self.given.is_none() =>
             {
@@ -216,11 +256,26 @@ impl AwaitingAnswer {
                 }
             }
             (Message::Rows(payload), ..)
-                if self.theirs.is_some() && self.given.is_none() && self.altered.is_none() =>
+                if self.demand.is_none()
+                    && self.given.is_none()
+                    && self.altered.is_none()
+                    && self.counterparts.is_empty()
+                    && self.props.is_empty() =>
             {
-                if let Some(theirs) = &mut self.theirs {
-                    theirs.take(&payload)?;
+                match &mut self.theirs {
+                    Some(theirs) => theirs.take(&payload)?,
+                    None => return Err(refuse(Message::Rows(payload), ANSWER.0, ANSWER.1)),
                 }
+            }
+            (Message::Counterparts(others), _, Some(_))
+                if self.demand.is_none() && !self.twins.is_empty() && self.props.is_empty() =>
+            {
+                self.take_counterparts(others.files)?;
+            }
+            (Message::Props(steps), _, Some(_))
+                if self.demand.is_none() && !self.twins.is_empty() =>
+            {
+                self.props.take(steps, self.twins.len())?;
             }
             (Message::Patches(patches), ..) if self.may_be_given() => {
                 self.given = Some(patches);
@@ -232,12 +287,7 @@ impl AwaitingAnswer {
                 return self.complete().map(AnswerStep::Turn);
             }
             (other, ..) => {
-                return Err(refuse(
-                    other,
-                    "waiting for the answer",
-                    "Welcome, Problem, Statement, Marks, Rows, Known, Changes, Patches, Proof, End \
-                     in this order",
-                ));
+                return Err(refuse(other, ANSWER.0, ANSWER.1));
             }
         }
         Ok(AnswerStep::More(self))
@@ -246,29 +296,90 @@ impl AwaitingAnswer {
     /// Marks come before rows, and as long as there are rows without one.
     fn may_be_marked(&self) -> bool {
         self.marks.len() < self.rows.len()
+            && self.demand.is_none()
             && self.given.is_none()
             && self.altered.is_none()
+            && self.counterparts.is_empty()
+            && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
     }
 
-    /// One message of contents may follow the rows.
+    /// Each is of another row, in order.
+    fn take_counterparts(&mut self, files: Vec<Counterpart>) -> Result<(), ProtocolError> {
+        let last = self.counterparts.last().map(|file| file.number);
+        let ascends = files.first().is_some_and(|first| last < Some(first.number));
+        let exists = files.last().is_some_and(|last| last.number < self.rows.len() as u64);
+        if !ascends || !exists {
+            return Err(ProtocolError::Contradiction(
+                "a counterpart is of no row, or of one twice",
+            ));
+        }
+        self.counterparts.extend(files);
+        Ok(())
+    }
+
+    /// A demand comes alone: in the first answer with a verdict that asks for all rows; in a later
+    /// one where rows were left out, and then it can only be for all of them.
+    fn may_demand(&self, demand: &Demand) -> bool {
+        let nothing_else = self.demand.is_none()
+            && self.marks.is_empty()
+            && self.given.is_none()
+            && self.counterparts.is_empty()
+            && self.props.is_empty()
+            && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0);
+        let asked = match &self.welcome {
+            Some(welcome) if self.first => {
+                matches!(welcome.verdict, Verdict::Restate { since: 0, .. })
+            }
+            _ => !self.twins.is_empty() && *demand == Demand::Everything,
+        };
+        nothing_else && asked
+    }
+
+    /// One message of contents may follow the rows, where none were left out.
     fn may_be_given(&self) -> bool {
-        self.given.is_none() && self.altered.is_none() && self.theirs.is_some()
+        self.given.is_none()
+            && self.altered.is_none()
+            && self.demand.is_none()
+            && self.twins.is_empty()
+            && self.theirs.is_some()
     }
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
         let incomplete = ProtocolError::Contradiction("an answer is incomplete");
-        let (Some(welcome), Some(statement), Some(theirs)) =
+        let (Some(mut welcome), Some(statement), Some(theirs)) =
             (self.welcome, self.statement, self.theirs)
         else {
             return Err(incomplete);
         };
+        if let (Some(_), Verdict::Proceed { first_contact }) = (&self.demand, welcome.verdict) {
+            welcome.verdict = Verdict::Restate { since: 0, first_contact };
+        }
         let demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
         let unmarked = self.marks.is_empty() && demands_rows;
         if self.marks.len() != self.rows.len() && !unmarked {
             return Err(incomplete);
         }
-        let rows = theirs.finish()?;
+        let mut twins = self.twins;
+        if self.demand.is_some() {
+            twins.clear();
+        }
+        let steps = self.props.finish();
+        if steps.len() != twins.len() {
+            return Err(incomplete);
+        }
+        for (twin, step) in twins.iter_mut().zip(steps) {
+            twin.responder.props = away(&step, &twin.initiator)?;
+            twin.responder.agreed_mode = twin.responder.props.mode;
+        }
+        let mut rows = theirs.finish()?;
+        if let (Some(twin), false) = (twins.first(), self.counterparts.is_empty()) {
+            for file in &self.counterparts {
+                let stated = usize::try_from(file.number).ok().and_then(|at| self.rows.get(at));
+                rows.push(counterpart(file, stated.ok_or(incomplete.clone())?, &twin.responder)?);
+            }
+            rows.sort_by(|a, b| a.path.cmp(&b.path));
+        }
         let given = match (self.given, self.proof) {
             (None, _) => None,
             (Some(_), None) => {
@@ -282,13 +393,27 @@ impl AwaitingAnswer {
                 Some(Given { patches, paths, proof })
             }
         };
-        let ours = self.rows;
+        let (demand, ours) = (self.demand, self.rows);
         let marks = self.manners.of_rows(&ours).restore(self.marks);
         let altered = self.altered.map(ChangesReader::finish);
-        let answer = Answer { welcome, statement, marks, rows, ours, given, altered };
+        let answer =
+            Answer { welcome, statement, marks, rows, ours, given, demand, twins, altered };
         let (manners, theirs) = (self.manners, Manners::default());
         Ok(Deciding { key: self.key, replica: self.replica, manners, theirs, answer })
     }
+}
+
+/// The state of [`AwaitingAnswer`], and what it takes.
+const ANSWER: (&str, &str) = (
+    "waiting for the answer",
+    "Welcome, Problem, Statement, then Demand or Marks, Rows, and Patches and Proof or Known and Changes \
+     or Counterparts and Props, then End in this order",
+);
+
+/// The properties that are a step away from those of a row, and that such an entry can have.
+fn away(step: &PropsStep, row: &Row<Check>) -> Result<Props, ProtocolError> {
+    let props = step.from(&row.props).filter(|props| props.may_be_of(&row.content));
+    props.ok_or(ProtocolError::Contradiction("an entry has properties that it cannot have"))
 }
 
 /// The answer is there: state more, plan, or leave.
@@ -332,32 +457,69 @@ impl Deciding {
     ) -> (Vec<Message>, AwaitingAnswer) {
         let mut messages = stated(statement, &rows);
         messages.push(Message::End);
+        (messages, self.await_another(rows, Vec::new()))
+    }
+
+    /// States all rows but those of runs that both ends have. `twins` (sorted by path) are what is
+    /// in these: this end's rows, and the responder's but for its properties; `props` are those of
+    /// this end's rows.
+    pub fn restate_differences(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+        common: Common,
+        props: &[PropsStep],
+        twins: Vec<Twin>,
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        let mut messages = stated(statement, &rows);
+        messages.push(Message::Common(common));
+        messages.extend(Steps::messages(props));
+        messages.push(Message::End);
+        (messages, self.await_another(rows, twins))
+    }
+
+    fn await_another(self, rows: Vec<Row<Check>>, twins: Vec<Twin>) -> AwaitingAnswer {
         // The demand is met: what comes next is an answer to each of these rows.
         let mut welcome = self.answer.welcome;
         if let Verdict::Restate { first_contact, .. } = welcome.verdict {
             welcome.verdict = Verdict::Proceed { first_contact };
         }
-        let next = AwaitingAnswer {
-            key: self.key,
-            replica: self.replica,
-            rows,
-            welcome: Some(welcome),
-            statement: None,
-            marks: Vec::new(),
-            theirs: None,
-            given: None,
-            proof: None,
-            manners: Manners::default(),
-            altered: None,
+        let stating = Stating { key: self.key, replica: self.replica };
+        let welcome = Some(welcome);
+        AwaitingAnswer { first: false, welcome, twins, ..stating.await_answer(rows) }
+    }
+
+    /// States all rows to a responder that has never had any. The messages belong before the plan,
+    /// in the same flight: no other answer comes.
+    pub fn restate_to_blank(
+        mut self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+    ) -> Result<(Vec<Message>, Deciding), ProtocolError> {
+        let (Some(Demand::Blank), Verdict::Restate { first_contact, .. }) =
+            (&self.answer.demand, self.answer.welcome.verdict)
+        else {
+            return Err(ProtocolError::Contradiction("the responder is not blank"));
         };
-        (messages, next)
+        self.answer.welcome.verdict = Verdict::Proceed { first_contact };
+        self.answer.demand = None;
+        self.manners = Manners::default();
+        self.answer.marks = blank_marks(&rows);
+        let messages = stated(statement, &rows);
+        self.answer.ours = rows;
+        Ok((messages, self))
     }
 
     /// The paths that a plan has to decide about.
-    pub fn paths(&mut self) -> Paths {
-        let ours = std::mem::take(&mut self.answer.ours);
-        let theirs = std::mem::take(&mut self.answer.rows);
-        Paths::join(ours, &self.answer.marks, theirs)
+    pub fn paths(&mut self) -> Result<Paths, ProtocolError> {
+        let manifests = Manifests {
+            initiator: std::mem::take(&mut self.answer.ours),
+            marks: std::mem::take(&mut self.answer.marks),
+            responder: std::mem::take(&mut self.answer.rows),
+        };
+        let Manifests { initiator, marks, responder } =
+            manifests.add(std::mem::take(&mut self.answer.twins))?;
+        Ok(Paths::join(initiator, &marks, responder))
     }
 
     /// Sends the plan; `extra` are rows at paths of the plan that this end had not stated and the

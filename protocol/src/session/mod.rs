@@ -6,12 +6,13 @@
 //! ```text
 //! initiator                                   responder
 //! Opening
-//!   Hello Statement Rows* Moved*
-//!     (Known Changes*)? End  ------------->  AwaitingHello, AwaitingStatement
+//!   Hello Statement Rows* ((Moved* (Known Changes*)?) | Tree?) End
+//!                                      --->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement Marks* Rows* (Known Changes*)? End
+//!   <----  Welcome Problem* Statement (Demand |
+//!            Marks* Rows* (Known Changes*)? Counterparts* Props*) End
 //! Deciding                                    AwaitingPlan
-//!   Statement Rows* End  ------------------>  ... and back to Answering
+//!   Statement Rows* (Common Props*)? End  -->  ... and back to Answering
 //!   or Plan+ Rows* ...  ------------------->
 //! Talking <-> Listening                       Listening <-> Talking
 //!   contents, wants, Done, End  <---------->  contents, wants, Done, End
@@ -28,15 +29,16 @@ pub use exchange::{Event, Heard, Listening, Next, Talking};
 pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Stating};
 pub use order::Manners;
 pub use responder::{
-    Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Stated,
+    Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Shared, Stated,
     StatementStep, common_version,
 };
 
+use crate::codec::NUMBER_MAX;
 use crate::decision::Decision;
-use crate::entry::{Check, CheckKey, Row};
+use crate::entry::{Check, CheckKey, Content, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest::ManifestReader;
-use crate::message::{Mark, Message};
+use crate::message::{Counterpart, Mark, Message, PROPS_MAX, PropsStep};
 
 /// The paths that a plan is about, in order: each path of either manifest once, with the rows
 /// that were stated for it.
@@ -206,6 +208,153 @@ pub struct Agreement {
     pub decisions: Vec<Decision>,
     /// Who planned, and its clock.
     pub planner: crate::decision::Planner,
+}
+
+/// What both ends have at a path, said without a row of either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twin {
+    /// The initiator's row.
+    pub initiator: Row<Check>,
+    /// The responder's row.
+    pub responder: Row<Check>,
+}
+
+/// The rows of both ends, sorted, with a mark for each of the initiator's.
+#[derive(Debug, Default)]
+pub(crate) struct Manifests {
+    pub(crate) initiator: Vec<Row<Check>>,
+    pub(crate) marks: Vec<Mark>,
+    pub(crate) responder: Vec<Row<Check>>,
+}
+
+impl Manifests {
+    /// Puts twins, sorted by path, among the rows. Neither end may have stated a row there as well.
+    pub(crate) fn add(self, twins: Vec<Twin>) -> Result<Manifests, ProtocolError> {
+        if twins.is_empty() {
+            return Ok(self);
+        }
+        let Manifests { initiator, mut marks, responder } = self;
+        marks.resize(initiator.len(), Mark::Behind);
+        let mut left: Vec<(Row<Check>, Mark)> = initiator.into_iter().zip(marks).collect();
+        let mut right = responder;
+        for Twin { initiator, responder } in twins {
+            left.push((initiator, Mark::Behind));
+            right.push(responder);
+        }
+        left.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+        right.sort_by(|a, b| a.path.cmp(&b.path));
+        let doubled = left.windows(2).any(|pair| pair[0].0.path == pair[1].0.path)
+            || right.windows(2).any(|pair| pair[0].path == pair[1].path);
+        if doubled {
+            return Err(ProtocolError::Contradiction("a path is stated twice"));
+        }
+        let (initiator, marks) = left.into_iter().unzip();
+        Ok(Manifests { initiator, marks, responder: right })
+    }
+}
+
+/// The marks that a responder without any row would give.
+pub(crate) fn blank_marks(rows: &[Row<Check>]) -> Vec<Mark> {
+    let mark = |row: &Row<Check>| match row.content {
+        Content::File { .. } => Mark::Absent,
+        Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => Mark::Behind,
+    };
+    rows.iter().map(mark).collect()
+}
+
+/// Takes those of the responder's rows out that can be told as counterparts of rows that were
+/// `stated`: files at the path of a file, in these versions. Both are sorted by path.
+pub(crate) fn counterparts(
+    stated: &[Row<Check>],
+    rows: &[Row<Check>],
+    like: &Row<Check>,
+    checked: bool,
+) -> (Vec<Row<Check>>, Vec<Counterpart>) {
+    let (mut others, mut files) = (Vec::new(), Vec::new());
+    for row in rows {
+        let at = stated.binary_search_by(|stated| stated.path.cmp(&row.path)).ok();
+        let file = at.and_then(|at| {
+            let meant = Counterpart {
+                number: at as u64,
+                props: PropsStep::between(&stated[at].props, &row.props),
+                size: size(row)?.wrapping_sub(size(&stated[at])?),
+                check: if checked { row.content.fingerprint()? } else { Check(0) },
+            };
+            let told = counterpart(&meant, &stated[at], like).ok()?;
+            // Whatever else the row says has no place in a counterpart.
+            let whole = Row { content: told.content.clone(), ..row.clone() };
+            (whole == told).then_some(meant)
+        });
+        match file {
+            Some(file) => files.push(file),
+            None => others.push(row.clone()),
+        }
+    }
+    (others, files)
+}
+
+fn size(row: &Row<Check>) -> Option<i64> {
+    match row.content {
+        Content::File { size, .. } => Some(size as i64),
+        Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => None,
+    }
+}
+
+/// The responder's row that is told as the counterpart of one that was stated, in the versions of
+/// a row `like` this.
+pub(crate) fn counterpart(
+    file: &Counterpart,
+    stated: &Row<Check>,
+    like: &Row<Check>,
+) -> Result<Row<Check>, ProtocolError> {
+    let wrong = ProtocolError::Contradiction("a counterpart is none of the row with its number");
+    let (Some(before), Some(props)) = (size(stated), file.props.from(&stated.props)) else {
+        return Err(wrong);
+    };
+    let size = before.wrapping_add(file.size) as u64;
+    if size > NUMBER_MAX || !props.may_be_of(&stated.content) {
+        return Err(wrong);
+    }
+    Ok(Row {
+        path: stated.path.clone(),
+        content: Content::File { size, hash: file.check },
+        base: None,
+        props,
+        agreed_mode: props.mode,
+        content_version: like.content_version.clone(),
+        props_version: like.props_version.clone(),
+    })
+}
+
+/// Collects the properties of what both ends have.
+#[derive(Debug, Default)]
+pub(crate) struct Steps(Vec<PropsStep>);
+
+impl Steps {
+    pub(crate) fn take(
+        &mut self,
+        steps: Vec<PropsStep>,
+        limit: usize,
+    ) -> Result<(), ProtocolError> {
+        self.0.extend(steps);
+        if self.0.len() > limit {
+            return Err(ProtocolError::Contradiction("there are more properties than entries"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn finish(self) -> Vec<PropsStep> {
+        self.0
+    }
+
+    /// The messages that tell them.
+    pub(crate) fn messages(steps: &[PropsStep]) -> impl Iterator<Item = Message> {
+        steps.chunks(PROPS_MAX).map(|part| Message::Props(part.to_vec()))
+    }
 }
 
 /// Collects one manifest.

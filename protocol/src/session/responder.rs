@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use super::{Agreement, Listening, Manners, Paths, Rows, broken, refuse};
+use super::{
+    Agreement, Listening, Manifests, Manners, Paths, Rows, Steps, Twin, blank_marks, broken,
+    counterparts, refuse,
+};
 use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
 use crate::manifest;
 use crate::message::{
-    Coverage, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan, Problem, Proof,
-    STATEMENT_EXCEPTION_BYTES, Statement, Verdict, Welcome, mark_parts,
+    COUNTERPARTS_MAX, Common, Counterparts, Coverage, Demand, Hello, MOVED_MAX, Mark, Message,
+    Moved, Patches, Plan, Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree,
+    Verdict, Welcome, mark_parts,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -33,10 +37,16 @@ impl AwaitingHello {
             });
         }
         let key = CheckKey::new(hello.replica, &hello.nonce);
-        let common = Common { replica: hello.replica, key };
-        let (statement, moves) = (None, Moves::default());
-        let altered = None;
-        Ok((hello, AwaitingStatement { common, greeted: false, statement, moves, altered }))
+        let common = Ends { replica: hello.replica, key };
+        let awaiting = AwaitingStatement {
+            common,
+            greeted: false,
+            statement: None,
+            moves: Moves::default(),
+            altered: None,
+            tree: None,
+        };
+        Ok((hello, awaiting))
     }
 }
 
@@ -46,7 +56,7 @@ pub fn common_version(hello: &Hello) -> u64 {
 }
 
 #[derive(Debug, Clone)]
-struct Common {
+struct Ends {
     replica: crate::ReplicaId,
     key: CheckKey,
 }
@@ -54,11 +64,12 @@ struct Common {
 /// The initiator states its rows.
 #[derive(Debug)]
 pub struct AwaitingStatement {
-    common: Common,
+    common: Ends,
     greeted: bool,
     statement: Option<(Statement, Rows)>,
     moves: Moves,
     altered: Option<ChangesReader>,
+    tree: Option<Tree>,
 }
 
 /// The moved directories of one statement. Whoever has their rows makes as many of them as its own
@@ -117,6 +128,19 @@ pub struct Stated {
     pub moved: Vec<Moved>,
     /// Changes of entries that both ends know; what they mean is known to whoever has them.
     pub altered: Option<Altered>,
+    /// What stands for all rows that were not stated.
+    pub tree: Option<Tree>,
+    /// What both ends have, in a statement of differences.
+    pub shared: Option<Shared>,
+}
+
+/// What both ends have: known to whoever has the rows.
+#[derive(Debug)]
+pub struct Shared {
+    /// Which runs.
+    pub common: Common,
+    /// The properties of their entries at the initiator.
+    pub props: Vec<PropsStep>,
 }
 
 impl AwaitingStatement {
@@ -133,7 +157,7 @@ impl AwaitingStatement {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
             (Message::Rows(payload), Some((statement, mut rows)))
-                if self.moves.moved.is_empty() && self.altered.is_none() =>
+                if self.moves.moved.is_empty() && self.altered.is_none() && self.tree.is_none() =>
             {
                 rows.take(&payload)?;
                 self.statement = Some((statement, rows));
@@ -156,23 +180,30 @@ impl AwaitingStatement {
                 }
                 self.statement = Some(statement);
             }
+            (Message::Tree(tree), Some((statement, rows)))
+                if statement.coverage == Coverage::Everything && self.tree.is_none() =>
+            {
+                self.tree = Some(tree);
+                self.statement = Some((statement, rows));
+            }
             (Message::End, Some((statement, rows))) => {
-                let (moved, altered) = (self.moves.moved, self.altered.map(ChangesReader::finish));
-                let stated = Stated { statement, rows: rows.finish()?, moved, altered };
-                let answering = Answering {
-                    common: self.common,
-                    greeted: self.greeted,
-                    demands_rows: false,
-                    manners: Manners::default(),
-                    numbered: None,
+                let stated = Stated {
+                    statement,
+                    rows: rows.finish()?,
+                    moved: self.moves.moved,
+                    altered: self.altered.map(ChangesReader::finish),
+                    tree: self.tree,
+                    shared: None,
                 };
+                let answering = Answering::new(self.common, self.greeted);
                 return Ok(StatementStep::Turn(stated, answering));
             }
             (other, _) => {
                 return Err(refuse(
                     other,
                     "waiting for a statement",
-                    "Statement, Rows, Moved, Known, Changes (for changes), End in this order",
+                    "Statement, Rows, Moved, Known, Changes (for changes) or Tree (for everything), \
+                     End in this order",
                 ));
             }
         }
@@ -180,17 +211,35 @@ impl AwaitingStatement {
     }
 }
 
+/// What the initiator has to state before a plan is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    /// Nothing.
+    Nothing,
+    /// Rows, one by one.
+    Rows,
+    /// Rows; those of runs that both have may be left out.
+    Differences,
+    /// Rows; the plan may follow them directly.
+    RowsAndPlan,
+}
+
 /// The statement is complete: this end answers.
 #[derive(Debug)]
 pub struct Answering {
-    common: Common,
+    common: Ends,
     greeted: bool,
-    demands_rows: bool,
+    owed: Owed,
     manners: Manners,
     numbered: Option<(Vec<Row<Check>>, Altered, Manners)>,
 }
 
 impl Answering {
+    fn new(common: Ends, greeted: bool) -> Answering {
+        let (owed, manners) = (Owed::Nothing, Manners::default());
+        Answering { common, greeted, owed, manners, numbered: None }
+    }
+
     /// Some rows were stated by number: marks and decisions travel in another order.
     pub fn altered(&mut self, manners: Manners) {
         self.manners = manners;
@@ -211,7 +260,7 @@ impl Answering {
     /// are the initiator's, kept for the plan; `given` are contents of some of the own rows, with
     /// what proves them, sent along because they will most likely be wanted.
     pub fn answer(
-        self,
+        mut self,
         stated: Vec<Row<Check>>,
         problems: Vec<Problem>,
         statement: Statement,
@@ -229,7 +278,7 @@ impl Answering {
         let told = self.numbered.as_ref().map_or(&rows, |(told, ..)| told);
         messages.extend(manifest::encode(told).into_iter().map(Message::Rows));
         let mut numbers = Manners::default();
-        if let Some((_, altered, manners)) = self.numbered {
+        if let Some((_, altered, manners)) = self.numbered.take() {
             messages.push(Message::Known(altered.known));
             messages.extend(changes::encode(&altered.changes).into_iter().map(Message::Changes));
             numbers = manners;
@@ -237,26 +286,78 @@ impl Answering {
             messages.extend([Message::Patches(patches), Message::Proof(proof)]);
         }
         messages.push(Message::End);
-        (
-            messages,
-            AwaitingPlan {
-                common: self.common,
-                theirs: stated,
-                marks,
-                ours: rows,
-                demands_rows: self.demands_rows,
-                manners: self.manners,
-                numbers,
-                restated: None,
-                plan: None,
-            },
-        )
+        let manifests = Manifests { initiator: stated, marks, responder: rows };
+        (messages, AwaitingPlan { numbers, ..self.await_plan(manifests) })
+    }
+
+    /// An answer to a statement of differences. `twins` (sorted by path) are what both have; their
+    /// properties follow the rows. Where the initiator does not need the checks of files that it
+    /// has stated other ones for, they need not be told.
+    pub fn answer_differences(
+        self,
+        stated: Vec<Row<Check>>,
+        statement: Statement,
+        marks: Vec<Mark>,
+        rows: Vec<Row<Check>>,
+        twins: Vec<Twin>,
+        checked: bool,
+    ) -> Result<(Vec<Message>, AwaitingPlan), ProtocolError> {
+        let (others, files) = match twins.first() {
+            Some(twin) => counterparts(&stated, &rows, &twin.responder, checked),
+            None => (rows.clone(), Vec::new()),
+        };
+        let (mut messages, mut next) =
+            self.answer(stated, Vec::new(), statement, marks, others, None);
+        next.manifests.responder = rows;
+        let step = |twin: &Twin| PropsStep::between(&twin.initiator.props, &twin.responder.props);
+        let steps: Vec<PropsStep> = twins.iter().map(step).collect();
+        let end = messages.pop();
+        messages.extend(
+            files
+                .chunks(COUNTERPARTS_MAX)
+                .map(|part| Message::Counterparts(Counterparts { checked, files: part.to_vec() })),
+        );
+        messages.extend(Steps::messages(&steps));
+        messages.extend(end);
+        next.manifests = next.manifests.add(twins)?;
+        Ok((messages, next))
+    }
+
+    /// An answer that says what has to be stated first.
+    pub fn demand(
+        mut self,
+        problems: Vec<Problem>,
+        statement: Statement,
+        demand: Demand,
+    ) -> (Vec<Message>, AwaitingPlan) {
+        self.owed = match demand {
+            Demand::Everything => Owed::Rows,
+            Demand::Blank => Owed::RowsAndPlan,
+            Demand::Differences(_) => Owed::Differences,
+        };
+        let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
+        messages.extend([Message::Statement(statement), Message::Demand(demand), Message::End]);
+        (messages, self.await_plan(Manifests::default()))
+    }
+
+    fn await_plan(self, manifests: Manifests) -> AwaitingPlan {
+        AwaitingPlan {
+            common: self.common,
+            manifests,
+            owed: self.owed,
+            manners: self.manners,
+            numbers: Manners::default(),
+            restated: None,
+            plan: None,
+        }
     }
 
     /// The first message of the first answer.
     pub fn welcome(&mut self, welcome: Welcome) -> Message {
         self.greeted = true;
-        self.demands_rows = matches!(welcome.verdict, Verdict::Restate { .. });
+        if let Verdict::Restate { .. } = welcome.verdict {
+            self.owed = Owed::Rows;
+        }
         Message::Welcome(welcome)
     }
 }
@@ -264,17 +365,32 @@ impl Answering {
 /// The answer is out: the initiator plans, states its rows anew, or leaves.
 #[derive(Debug)]
 pub struct AwaitingPlan {
-    common: Common,
-    theirs: Vec<Row<Check>>,
-    marks: Vec<Mark>,
-    ours: Vec<Row<Check>>,
-    /// A plan on what has been stated so far is not taken.
-    demands_rows: bool,
+    common: Ends,
+    manifests: Manifests,
+    owed: Owed,
     manners: Manners,
     /// The same of the rows that this end stated.
     numbers: Manners,
-    restated: Option<(Statement, Rows)>,
+    restated: Option<Restating>,
     plan: Option<Planning>,
+}
+
+/// A second statement.
+#[derive(Debug)]
+struct Restating {
+    statement: Statement,
+    rows: Rows,
+    common: Option<Common>,
+    props: Steps,
+}
+
+impl Restating {
+    fn finish(self) -> Result<Stated, ProtocolError> {
+        let Restating { statement, rows, common, props } = self;
+        let shared = common.map(|common| Shared { common, props: props.finish() });
+        let rows = rows.finish()?;
+        Ok(Stated { statement, rows, moved: Vec::new(), altered: None, tree: None, shared })
+    }
 }
 
 /// A plan of which not all may have come yet.
@@ -316,7 +432,7 @@ impl Planning {
 
     fn complete(
         mut self,
-        common: &Common,
+        common: &Ends,
         (ours, theirs): (&Manners, &Manners),
     ) -> Result<Planned, ProtocolError> {
         let order = theirs.of_paths(ours, &self.paths);
@@ -355,7 +471,9 @@ impl AwaitingPlan {
     /// since the answer. A line that breaks just here looks the same, so an end that is left must not
     /// take anything it stated for processed.
     pub fn may_end(&self) -> bool {
-        !self.demands_rows && self.restated.is_none() && self.plan.is_none()
+        matches!(self.owed, Owed::Nothing | Owed::RowsAndPlan)
+            && self.restated.is_none()
+            && self.plan.is_none()
     }
 
     /// Takes the next message.
@@ -363,36 +481,36 @@ impl AwaitingPlan {
         match (message, &mut self.restated, &mut self.plan) {
             (Message::Ping(_), ..) => {}
             (Message::Statement(statement), None, None) => {
-                self.restated = Some((statement, Rows::new(self.common.key.clone())));
+                let (rows, props) = (Rows::new(self.common.key.clone()), Steps::default());
+                self.restated = Some(Restating { statement, rows, common: None, props });
             }
-            (Message::Rows(payload), Some((_, rows)), None) => rows.take(&payload)?,
+            (Message::Rows(payload), Some(restating), None) if restating.common.is_none() => {
+                restating.rows.take(&payload)?;
+            }
+            (Message::Common(common), Some(restating), None)
+                if self.owed == Owed::Differences
+                    && restating.common.is_none()
+                    && restating.statement.coverage == Coverage::Everything =>
+            {
+                restating.common = Some(common);
+            }
+            (Message::Props(steps), Some(restating), None) if restating.common.is_some() => {
+                restating.props.take(steps, manifest::ENTRIES_MAX)?;
+            }
             (Message::End, Some(_), None) => {
-                let (statement, rows) = self.restated.take().expect("matched just now");
-                let stated =
-                    Stated { statement, rows: rows.finish()?, moved: Vec::new(), altered: None };
-                let answering = Answering {
-                    common: self.common,
-                    greeted: true,
-                    demands_rows: false,
-                    manners: Manners::default(),
-                    numbered: None,
-                };
-                return Ok(PlanStep::Restated(stated, answering));
+                let restating = self.restated.take().expect("matched just now");
+                let answering = Answering::new(self.common, true);
+                return Ok(PlanStep::Restated(restating.finish()?, answering));
             }
-            (Message::Plan(plan), None, None) if !self.demands_rows => {
-                let mut planning = Planning {
-                    counter: plan.counter,
-                    extra_rows: plan.extra_rows,
-                    paths: Paths::join(
-                        std::mem::take(&mut self.theirs),
-                        &self.marks,
-                        std::mem::take(&mut self.ours),
-                    ),
-                    decisions: Vec::new(),
-                    extra: Rows::new(self.common.key.clone()),
-                };
-                planning.add(&plan)?;
-                self.plan = Some(planning);
+            (Message::Plan(plan), Some(_), None) if self.owed == Owed::RowsAndPlan => {
+                let restating = self.restated.take().expect("matched just now");
+                self.manifests.initiator = restating.finish()?.rows;
+                self.manifests.marks = blank_marks(&self.manifests.initiator);
+                self.manners = Manners::default();
+                self.begin_plan(&plan)?;
+            }
+            (Message::Plan(plan), None, None) if self.owed == Owed::Nothing => {
+                self.begin_plan(&plan)?;
             }
             (Message::Plan(plan), _, Some(planning)) if !planning.is_decided() => {
                 planning.add(&plan)?;
@@ -413,10 +531,24 @@ impl AwaitingPlan {
                 return Err(refuse(
                     other,
                     "waiting for a plan",
-                    "Statement, Plan, and the Rows of either",
+                    "Statement, Plan, and the Rows of either, Common and Props",
                 ));
             }
         }
         Ok(PlanStep::More(self))
+    }
+
+    fn begin_plan(&mut self, plan: &Plan) -> Result<(), ProtocolError> {
+        let Manifests { initiator, marks, responder } = std::mem::take(&mut self.manifests);
+        let mut planning = Planning {
+            counter: plan.counter,
+            extra_rows: plan.extra_rows,
+            paths: Paths::join(initiator, &marks, responder),
+            decisions: Vec::new(),
+            extra: Rows::new(self.common.key.clone()),
+        };
+        planning.add(plan)?;
+        self.plan = Some(planning);
+        Ok(())
     }
 }

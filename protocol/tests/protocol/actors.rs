@@ -1,20 +1,55 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    Coverage, Done, Hello, Mark, Message, Moved, Proof, Statement, StreamCodec, Verdict, Welcome,
+    Coverage, Demand, Done, Hello, Mark, Message, Moved, Proof, PropsStep, Statement, StreamCodec,
+    Unresolved, Verdict, Want, WantKind, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
     Deciding, Heard, Listening, Next, Opening, Paths, PlanStep, Stated, StatementStep, Talking,
+    Twin,
 };
 use psync_protocol::{CheckKey, ContentHash, Decision, ProtocolError, Role, Row};
 
 use crate::pair::{Actor, Step};
 use crate::samples::{
     self, ALICE, BOB, deleted, directory, failure, file, path, problem, stated, symlink, want,
-    want_delta,
+    want_delta, want_delta_of,
 };
-use crate::{known, moves};
+use crate::{known, moves, trees};
+
+/// What Bob makes of Alice's first statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It tells of changes, and he has the rows that stand for others.
+    Proceed,
+    /// He wants it row by row.
+    AsksAgain,
+    /// It tells of everything, and his tree is the same.
+    SameTree,
+    /// His tree is another one: he wants to know what differs.
+    Differences,
+    /// And then he cannot make out what both have.
+    DifferencesInVain,
+    /// He has nothing.
+    Blank,
+}
+
+impl Manner {
+    pub(crate) const ALL: [Manner; 6] = [
+        Manner::Proceed,
+        Manner::AsksAgain,
+        Manner::SameTree,
+        Manner::Differences,
+        Manner::DifferencesInVain,
+        Manner::Blank,
+    ];
+
+    /// Whether Alice tells of everything at once.
+    fn is_of_everything(self) -> bool {
+        !matches!(self, Manner::Proceed | Manner::AsksAgain)
+    }
+}
 
 /// More flights than any honest session of these actors has.
 const FLIGHTS_MAX: usize = 12;
@@ -55,6 +90,17 @@ pub(crate) fn extra_row() -> Row<ContentHash> {
     file("big.bin", b"as Alice has it", ALICE, 1)
 }
 
+/// What Alice and Bob both have, but for the time.
+pub(crate) fn twins() -> Vec<Twin> {
+    let row = |replica, nonce: &[u8; 16], secs| {
+        let mut row = file("twin.txt", b"the same", replica, 2);
+        row.props.mtime.secs = secs;
+        row.stated(&CheckKey::new(replica, nonce))
+    };
+    let initiator = row(ALICE, &samples::hello().nonce, 1_000);
+    vec![Twin { initiator, responder: row(BOB, &samples::welcome().nonce, 2_000) }]
+}
+
 fn everything(sequence: u64) -> Statement {
     Statement { sequence, live: 5, scope: [0x55; 8], coverage: Coverage::Everything }
 }
@@ -80,6 +126,8 @@ struct Exchange {
     wants: Vec<Vec<Message>>,
     /// The content that cannot be had.
     lost: u64,
+    /// The content of which finer hashes are asked for first.
+    coarse: u64,
 }
 
 impl Exchange {
@@ -91,7 +139,10 @@ impl Exchange {
         let mut messages = Vec::new();
         let owed: Vec<u64> = talking.owed().collect();
         for index in owed {
-            if index == self.lost {
+            if index == self.coarse {
+                self.coarse = u64::MAX;
+                messages.push(Message::Unresolved(Unresolved { index, ..samples::unresolved() }));
+            } else if index == self.lost {
                 messages.push(Message::FileFailed(failure(index)));
             } else {
                 messages.extend(content(index));
@@ -153,8 +204,9 @@ pub(crate) struct Alice {
     hello: Hello,
     state: State,
     exchange: Option<Exchange>,
-    /// Whether the responder has asked for more once.
-    restated: bool,
+    /// How often the responder has asked for more.
+    restated: usize,
+    manner: Manner,
     /// Leaves after the answer, as where there is nothing to do.
     pub(crate) leaves: bool,
     /// What the plan was made on.
@@ -162,12 +214,13 @@ pub(crate) struct Alice {
 }
 
 impl Alice {
-    pub(crate) fn new(codec: StreamCodec) -> Alice {
+    pub(crate) fn new(codec: StreamCodec, manner: Manner) -> Alice {
         Alice {
+            manner,
             hello: Hello { codec, ..samples::hello() },
             state: State::Opening,
             exchange: None,
-            restated: false,
+            restated: 0,
             leaves: false,
             planned: None,
         }
@@ -175,10 +228,19 @@ impl Alice {
 
     fn decide(&mut self, mut deciding: Deciding) -> Result<Step, ProtocolError> {
         let asked_for_more = matches!(deciding.answer.welcome.verdict, Verdict::Restate { .. });
-        if asked_for_more && !self.restated {
-            self.restated = true;
+        let blank = deciding.answer.demand == Some(Demand::Blank);
+        let times = if self.manner == Manner::DifferencesInVain { 2 } else { 1 };
+        if asked_for_more && self.restated < times && !blank {
+            self.restated += 1;
             let rows = stated(&alices_rows(), deciding.key());
-            let (messages, state) = deciding.restate(everything(310), rows);
+            let (messages, state) = match deciding.answer.demand {
+                Some(Demand::Differences(_)) => {
+                    let steps = vec![PropsStep::default(); twins().len()];
+                    let common = trees::common();
+                    deciding.restate_differences(everything(310), rows, common, &steps, twins())
+                }
+                _ => deciding.restate(everything(310), rows),
+            };
             self.state = State::AwaitingAnswer(state);
             return Ok(Step::Say(messages));
         }
@@ -186,22 +248,38 @@ impl Alice {
             self.state = State::Over;
             return Ok(Step::Close(Vec::new()));
         }
-        let extra = stated(&[extra_row()], deciding.key());
-        let paths = deciding.paths();
+        let mut before = Vec::new();
+        if blank {
+            let rows = stated(&alices_rows(), deciding.key());
+            (before, deciding) = deciding.restate_to_blank(everything(310), rows)?;
+        }
+        let mut extra = stated(&[extra_row()], deciding.key());
+        if blank {
+            extra.clear();
+        }
+        let paths = deciding.paths()?;
         let decisions = decide(&paths);
         let big = number(&paths, "big.bin");
         let gifts = gifts(number(&paths, "docs/lost.txt"), number(&paths, "docs/new.txt"));
         let (mut messages, agreement, talking) = deciding.plan(paths, decisions, 311, extra)?;
         let signature = [vec![1; 30], vec![2; 18]].map(Message::Signature);
         let mut wants = gifts;
-        wants.push(Message::Want(want_delta(big, 48)));
-        wants.extend(signature);
+        if !blank {
+            wants.push(Message::Want(want_delta(big, 48)));
+            wants.extend(signature);
+        }
         let lost = number(&agreement.paths, "docs/lost.txt");
         self.planned = Some(agreement);
-        self.exchange = Some(Exchange { flight: 0, wants: vec![wants], lost });
+        let finer = Want { index: big, kind: WantKind::Fine(want_delta_of(1)) };
+        let mut wants = vec![wants];
+        if !blank {
+            wants.push(vec![Message::Want(finer), Message::Signature(vec![3])]);
+        }
+        self.exchange = Some(Exchange { flight: 0, wants, lost, coarse: u64::MAX });
         let Step::Say(flight) = self.talk(talking)? else { return Ok(Step::Wait) };
         messages.extend(flight);
-        Ok(Step::Say(messages))
+        before.extend(messages);
+        Ok(Step::Say(before))
     }
 
     fn talk(&mut self, talking: Talking) -> Result<Step, ProtocolError> {
@@ -230,9 +308,13 @@ impl Actor for Alice {
         let mut rows = [told.clone(), stated(&moved_rows(), stating.key())].concat();
         rows.sort_by(|a, b| a.path.cmp(&b.path));
         let moved = vec![moves::moved()];
-        let (altered, plain) = known::by_number(&told);
-        let statement = samples::statement();
-        let (messages, state) = stating.state_altered(statement, rows, &plain, moved, altered);
+        let (messages, state) = if self.manner.is_of_everything() {
+            let rows = stated(&alices_rows(), stating.key());
+            stating.state_tree(everything(300), rows, &told, trees::tree())
+        } else {
+            let (altered, plain) = known::by_number(&told);
+            stating.state_altered(samples::statement(), rows, &plain, moved, altered)
+        };
         self.state = State::AwaitingAnswer(state);
         std::iter::once(Message::Hello(self.hello.clone())).chain(messages).collect()
     }
@@ -268,21 +350,27 @@ pub(crate) struct Bob {
     codec: StreamCodec,
     state: State,
     exchange: Option<Exchange>,
-    /// Asks for all rows even where it can make them of its own.
-    asks_again: bool,
+    manner: Manner,
     /// What it was told of the plan.
     pub(crate) planned: Option<psync_protocol::session::Agreement>,
 }
 
 impl Bob {
-    pub(crate) fn new(codec: StreamCodec, asks_again: bool) -> Bob {
-        Bob { codec, state: State::AwaitingHello, exchange: None, asks_again, planned: None }
+    pub(crate) fn new(codec: StreamCodec, manner: Manner) -> Bob {
+        Bob { codec, state: State::AwaitingHello, exchange: None, manner, planned: None }
     }
 
     fn answer_first(&mut self, mut answering: Answering, heard: Stated) -> Step {
         let (heard, manners) = known::from_numbers(heard);
         answering.altered(manners);
-        let unfolded = moves::unfold(heard).filter(|_| !self.asks_again);
+        let unfolded = match self.manner {
+            Manner::Proceed => moves::unfold(heard),
+            Manner::SameTree => {
+                let alice = Opening::new(&samples::hello()).greeted();
+                Some(stated(&alices_rows(), alice.key()))
+            }
+            _ => None,
+        };
         let verdict = match &unfolded {
             Some(_) => Verdict::Proceed { first_contact: false },
             None => Verdict::Restate { since: 0, first_contact: true },
@@ -291,13 +379,26 @@ impl Bob {
         let mut messages = vec![answering.welcome(welcome)];
         match unfolded {
             Some(rows) => {
-                let Step::Say(answer) = self.answer(answering, rows) else { return Step::Wait };
+                let Ok(Step::Say(answer)) = self.answer(answering, rows, Vec::new()) else {
+                    return Step::Wait;
+                };
                 messages.extend(answer);
             }
             None => {
                 let said = (vec![problem()], samples::statement());
-                let (answer, state) =
-                    answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new(), None);
+                let demand = match self.manner {
+                    Manner::Blank => Some(Demand::Blank),
+                    Manner::Differences | Manner::DifferencesInVain => {
+                        Some(Demand::Differences(trees::summary()))
+                    }
+                    _ => None,
+                };
+                let (answer, state) = match demand {
+                    Some(demand) => answering.demand(said.0, said.1, demand),
+                    None => {
+                        answering.answer(Vec::new(), said.0, said.1, Vec::new(), Vec::new(), None)
+                    }
+                };
                 messages.extend(answer);
                 self.state = State::AwaitingPlan(state);
             }
@@ -305,19 +406,42 @@ impl Bob {
         Step::Say(messages)
     }
 
-    fn answer(&mut self, answering: Answering, rows: Vec<Row<psync_protocol::Check>>) -> Step {
+    fn answer_again(&mut self, answering: Answering, heard: Stated) -> Result<Step, ProtocolError> {
+        if heard.shared.is_some() && self.manner == Manner::DifferencesInVain {
+            let statement = everything(400);
+            let (messages, state) = answering.demand(Vec::new(), statement, Demand::Everything);
+            self.state = State::AwaitingPlan(state);
+            return Ok(Step::Say(messages));
+        }
+        let twins = if heard.shared.is_some() { twins() } else { Vec::new() };
+        self.answer(answering, heard.rows, twins)
+    }
+
+    fn answer(
+        &mut self,
+        answering: Answering,
+        rows: Vec<Row<psync_protocol::Check>>,
+        twins: Vec<Twin>,
+    ) -> Result<Step, ProtocolError> {
         let key = CheckKey::new(BOB, &samples::welcome().nonce);
         let version = samples::version(&[(BOB, 2)]);
         let mut marks = vec![Mark::Behind; rows.len()];
         if let Some(last) = marks.last_mut() {
             *last = Mark::Same { content: version.clone(), props: version };
         }
-        let ours = stated(&bobs_rows(), &key);
-        let given = (samples::patches(&[0]), Proof([0x77; 32]));
-        let (messages, state) =
-            answering.answer(rows, Vec::new(), everything(400), marks, ours, Some(given));
+        let mut ours = bobs_rows();
+        if !twins.is_empty() {
+            ours.push(file("same.txt", b"not the same at Bob's", BOB, 2));
+        }
+        let ours = stated(&ours, &key);
+        let (messages, state) = if twins.is_empty() {
+            let given = (samples::patches(&[0]), Proof([0x77; 32]));
+            answering.answer(rows, Vec::new(), everything(400), marks, ours, Some(given))
+        } else {
+            answering.answer_differences(rows, everything(400), marks, ours, twins, true)?
+        };
         self.state = State::AwaitingPlan(state);
-        Step::Say(messages)
+        Ok(Step::Say(messages))
     }
 
     fn listen(&mut self, listening: Listening, message: Message) -> Result<Step, ProtocolError> {
@@ -356,14 +480,15 @@ impl Actor for Bob {
                     self.state = State::AwaitingPlan(state);
                     Ok(Step::Wait)
                 }
-                PlanStep::Restated(stated, answering) => Ok(self.answer(answering, stated.rows)),
+                PlanStep::Restated(stated, answering) => self.answer_again(answering, stated),
                 PlanStep::Planned(planned, message) => {
                     let paths = &planned.agreement.paths;
                     let new = Message::Want(want(number(paths, "docs/new.txt")));
                     let lost = Message::Want(want(number(paths, "docs/lost.txt")));
                     // The first content of `new.txt` does not pass its check: it is wanted again.
                     let wants = vec![vec![lost, new.clone()], vec![new]];
-                    self.exchange = Some(Exchange { flight: 0, wants, lost: u64::MAX });
+                    let coarse = number(paths, "big.bin");
+                    self.exchange = Some(Exchange { flight: 0, wants, lost: u64::MAX, coarse });
                     self.planned = Some(planned.agreement);
                     self.listen(planned.listening, message)
                 }

@@ -7,8 +7,8 @@ use psync_protocol::codec::Put;
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::manifest::{self, ManifestReader};
 use psync_protocol::message::{
-    Against, Base, Coverage, Done, Failure, FailureKind, Filter, Hello, Mark, Message, Moved, Plan,
-    Proof, Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Coverage, Demand, Done, Failure, FailureKind, Filter, Hello, Mark, Message,
+    Moved, Plan, Proof, Statement, StreamCodec, TYPES, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, Props,
@@ -16,7 +16,7 @@ use psync_protocol::{
 };
 
 use crate::samples::{self, ALICE, BOB, failure, file, hello, path, problem, version, welcome};
-use crate::{known, moves};
+use crate::{known, moves, trees};
 
 /// What a file holds: bytes, and who says them where that is told.
 fn vector(name: &str) -> Vec<(Option<Role>, Vec<u8>)> {
@@ -153,6 +153,7 @@ fn messages() -> Vec<(&'static str, Message)> {
     };
     let delta =
         WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 1, signature_len: 48 };
+    let first = WantDelta { attempt: 0, ..delta.clone() };
     let full =
         Failure { index: 2, kind: FailureKind::System, text: "No space left on device".into() };
     let everything = Statement { coverage: Coverage::Everything, ..samples::statement() };
@@ -173,6 +174,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("want.txt", Message::Want(Want { index: 300, kind: WantKind::Delta(delta) })),
         ("want-whole.txt", Message::Want(samples::want(0))),
         ("want-base.txt", plain(WantKind::Base)),
+        ("want-coarse.txt", plain(WantKind::Coarse(first.clone()))),
+        ("want-fine.txt", plain(WantKind::Fine(first))),
+        ("unresolved.txt", Message::Unresolved(samples::unresolved())),
         ("want-confirm.txt", plain(WantKind::Confirm)),
         ("signature.txt", Message::Signature((0..6).collect())),
         ("file.txt", Message::File(300)),
@@ -197,6 +201,12 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("changes.txt", Message::Changes(samples::changes())),
         ("changes-kept.txt", Message::Changes(kept)),
         ("moved.txt", Message::Moved(moves::moved())),
+        ("tree.txt", Message::Tree(trees::tree())),
+        ("demand.txt", Message::Demand(Demand::Differences(trees::summary()))),
+        ("demand-blank.txt", Message::Demand(Demand::Blank)),
+        ("common.txt", Message::Common(trees::common())),
+        ("props.txt", Message::Props(trees::golden_steps())),
+        ("counterparts.txt", Message::Counterparts(trees::counterparts(&[0, 300]))),
         ("moved-except.txt", Message::Moved(moves::excepting(&["best", "new/a", "new/b.jpg"]))),
     ]
 }

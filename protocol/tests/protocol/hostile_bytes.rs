@@ -86,7 +86,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_payload_is_a_message_or_an_error(type_byte in 0u8..22, payload in vec(any::<u8>(), 0..120)) {
+    fn any_payload_is_a_message_or_an_error(type_byte in 0u8..30, payload in vec(any::<u8>(), 0..120)) {
         if let Ok(message) = Message::decode(type_byte, &payload) {
             let again = Message::decode(type_byte, &message.encode());
             prop_assert_eq!(again, Ok(message));

@@ -322,14 +322,14 @@ fn an_answer_by_number_has_to_become_rows_before_a_plan_is_made() {
     };
     let (mut early, _) = answered();
     assert_eq!(early.answer.altered, Some(Altered { known: known(), changes: changes() }));
-    let paths = early.paths();
+    let paths = early.paths().unwrap();
     let agree = vec![Decision::agree(); paths.len()];
     assert!(early.plan(paths, agree, 9, Vec::new()).is_err());
 
     let (mut deciding, planning) = answered();
     let live = alices_rows(&key()).into_iter().filter(|row| row.content.is_live()).collect();
     assert!(deciding.unnumbered(live, manners()));
-    let paths = deciding.paths();
+    let paths = deciding.paths().unwrap();
     let take = Decision::take(Role::Responder);
     let props = Decision { props: PropsDecision::Take(Role::Responder), ..Decision::agree() };
     // a, b, b/gone, c, d
@@ -396,7 +396,7 @@ fn marks_and_decisions_travel_like_beside_like_and_arrive_in_order() {
     }
     let mut deciding = deciding.unwrap();
     assert_eq!(deciding.answer.marks, marks);
-    let paths = deciding.paths();
+    let paths = deciding.paths().unwrap();
     let take = Decision::take(Role::Initiator);
     let props = Decision { props: PropsDecision::Take(Role::Initiator), ..Decision::agree() };
     assert_eq!(props.content, ContentDecision::Agree);

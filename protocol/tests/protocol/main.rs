@@ -16,5 +16,6 @@ mod round_trips;
 mod samples;
 mod sessions;
 mod strategies;
+mod trees;
 mod versions;
 mod wrong_states;

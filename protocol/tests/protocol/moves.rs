@@ -250,7 +250,7 @@ fn every_row_that_a_move_stands_for_wants_its_mark() {
             };
         }
         match state.receive(Message::End)? {
-            AnswerStep::Turn(mut deciding) => Ok::<_, ProtocolError>(deciding.paths()),
+            AnswerStep::Turn(mut deciding) => deciding.paths(),
             _ => panic!("the answer is over"),
         }
     };

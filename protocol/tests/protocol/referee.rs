@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use psync_protocol::message::{Coverage, Moved, Verdict, WantKind};
+use psync_protocol::message::{Coverage, Demand, Moved, Verdict, WantKind};
 use psync_protocol::{Message, Role};
 
 /// Finds the first message that breaks the rules, if any; says its place in the list.
@@ -18,6 +18,11 @@ struct Rules {
     /// Names of the messages of this flight so far, without `Ping`.
     said: Vec<&'static str>,
     restate: bool,
+    /// Whether that is of all rows.
+    all: bool,
+    demand: Option<Demand>,
+    /// Whether the initiator left out what both have.
+    common: bool,
     /// Whether the statement of this flight is about changes only.
     changes: bool,
     /// Directories that were moved, by where they were.
@@ -60,43 +65,86 @@ impl Rules {
                 self.changes = matches!(statement.coverage, Coverage::Changes { .. });
             }
             let start = if self.flight == 0 { "Hello" } else { "" };
-            let plan = self.flight > 0 && !self.restate && in_order(&[("Plan", &["", "Plan"])]);
-            let extra = in_order(&[("Rows", &["Plan"])]) || self.said.first() == Some(&"Plan");
-            plan || in_order(&[
-                ("Hello", if self.flight == 0 { &[""] } else { &[] }),
-                ("Statement", &[start]),
-                ("Rows", &["Statement", "Rows"]),
-                (
-                    "Known",
-                    if self.flight == 0 && self.changes {
-                        &["Statement", "Rows", "Moved"]
-                    } else {
-                        &[]
-                    },
-                ),
-                ("Changes", &["Known", "Changes"]),
-                ("End", &["Statement", "Rows", "Moved", "Known", "Changes"]),
-            ]) || (extra && (message.name() == "Rows" || self.exchange(message)))
+            let blank = self.demand == Some(Demand::Blank);
+            let plan = self.flight > 0
+                && (!self.restate && in_order(&[("Plan", &[""])])
+                    || blank && in_order(&[("Plan", &["Statement", "Rows"])])
+                    || in_order(&[("Plan", &["Plan"])]));
+            let extra = self.said.contains(&"Plan");
+            let tree = self.flight == 0 && !self.changes;
+            let numbers = self.flight == 0 && self.changes;
+            let differences = matches!(self.demand, Some(Demand::Differences(_))) && !self.changes;
+            self.common |= differences && matches!(message, Message::Common(_));
+            plan || !extra
+                && in_order(&[
+                    ("Hello", if self.flight == 0 { &[""] } else { &[] }),
+                    ("Statement", &[start]),
+                    ("Rows", &["Statement", "Rows"]),
+                    ("Tree", if tree { &["Statement", "Rows"] } else { &[] }),
+                    ("Known", if numbers { &["Statement", "Rows", "Moved"] } else { &[] }),
+                    ("Changes", &["Known", "Changes"]),
+                    ("Common", if differences { &["Statement", "Rows"] } else { &[] }),
+                    ("Props", &["Common", "Props"]),
+                    (
+                        "End",
+                        &[
+                            "Statement",
+                            "Rows",
+                            "Moved",
+                            "Known",
+                            "Changes",
+                            "Tree",
+                            "Common",
+                            "Props",
+                        ],
+                    ),
+                ])
+                || (extra && (message.name() == "Rows" || self.exchange(message)))
         } else {
             let start = if self.flight == 1 { "Welcome" } else { "" };
             if let Message::Welcome(welcome) = message {
                 self.restate = matches!(welcome.verdict, Verdict::Restate { .. });
+                self.all = matches!(welcome.verdict, Verdict::Restate { since: 0, .. });
             }
             if let Message::Statement(statement) = message {
                 self.changes = matches!(statement.coverage, Coverage::Changes { .. });
             }
-            let rows: &[&str] = if self.changes { &["Statement", "Marks", "Rows"] } else { &[] };
+            let numbers = self.flight == 1 && self.changes && !self.restate;
+            let rows: &[&str] = if numbers { &["Statement", "Marks", "Rows"] } else { &[] };
+            let may_demand = match message {
+                _ if self.flight == 1 => self.all,
+                Message::Demand(Demand::Everything) => self.common,
+                _ => false,
+            };
+            if let (Message::Demand(demand), true) = (message, may_demand) {
+                self.demand = Some(demand.clone());
+                self.restate = true;
+            }
+            let common = |before: &'static [&str]| if self.common { before } else { &[] };
             in_order(&[
+                ("Counterparts", common(&["Statement", "Marks", "Rows", "Counterparts"])),
+                ("Demand", if may_demand { &["Statement"] } else { &[] }),
+                (
+                    "Props",
+                    if self.common {
+                        &["Statement", "Marks", "Rows", "Counterparts", "Props"]
+                    } else {
+                        &[]
+                    },
+                ),
                 ("Welcome", if self.flight == 1 { &[""] } else { &[] }),
                 ("Problem", &[start, "Problem"]),
                 ("Statement", &[start, "Problem"]),
                 ("Marks", &["Statement", "Marks"]),
                 ("Rows", &["Statement", "Marks", "Rows"]),
-                ("Patches", &["Statement", "Marks", "Rows"]),
+                ("Patches", if self.common { &[] } else { &["Statement", "Marks", "Rows"] }),
                 ("Proof", &["Patches"]),
                 ("Known", rows),
                 ("Changes", &["Known", "Changes"]),
-                ("End", &["Statement", "Marks", "Rows", "Known", "Changes", "Proof"]),
+                (
+                    "End",
+                    &["Statement", "Demand", "Marks", "Rows", "Known", "Changes", "Props", "Proof"],
+                ),
             ])
         };
         if !legal {
@@ -126,9 +174,12 @@ impl Rules {
     }
 
     fn turn(&mut self) {
-        self.planned |= self.said.first() == Some(&"Plan");
-        if self.flight >= 2 {
+        self.planned |= self.said.contains(&"Plan");
+        if self.flight >= 2 && self.flight.is_multiple_of(2) {
             self.restate = false;
+            self.demand = None;
+        } else if self.flight > 2 {
+            self.common = false;
         }
         self.flight += 1;
         self.said.clear();
@@ -146,9 +197,12 @@ impl Rules {
         match message {
             Message::Problem(_) => true,
             Message::Want(want) => {
-                if let WantKind::Delta(delta) = &want.kind {
-                    self.signature = delta.signature_len;
-                }
+                self.signature = match &want.kind {
+                    WantKind::Delta(delta) | WantKind::Coarse(delta) | WantKind::Fine(delta) => {
+                        delta.signature_len
+                    }
+                    WantKind::Whole | WantKind::Base | WantKind::Confirm => 0,
+                };
                 !*done && self.asked.insert(want.index)
             }
             Message::File(index) => {
@@ -158,6 +212,9 @@ impl Rules {
                 self.unproved = true;
                 self.open.is_none()
                     && patches.contents.iter().all(|content| self.comes(content.index))
+            }
+            Message::Unresolved(unresolved) => {
+                self.open.is_none() && self.owed.remove(&unresolved.index)
             }
             Message::Against(_) | Message::Literal(_) | Message::Delta(_) | Message::Segment(_) => {
                 self.open.is_some()
@@ -171,7 +228,7 @@ impl Rules {
             }
             Message::FileFailed(failure) => match self.open.take() {
                 Some(open) => open == failure.index,
-                None => self.owed.remove(&failure.index),
+                None => self.comes(failure.index),
             },
             Message::Done(_) => self.asked.is_empty() && !std::mem::replace(done, true),
             Message::End => self.open.is_none() && self.owed.is_empty() && !self.unproved,

@@ -1,9 +1,9 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    Against, Base, Coverage, DeltaOp, DeltaPiece, Done, Failure, FailureKind, Filter, Flow, Hello,
-    Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
-    StreamCodec, Verdict, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind, Filter, Flow,
+    Hello, Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
+    StreamCodec, Unresolved, Verdict, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
@@ -112,9 +112,12 @@ pub(crate) fn statement() -> Statement {
     }
 }
 
+pub(crate) fn want_delta_of(signature_len: u64) -> WantDelta {
+    WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 0, signature_len }
+}
+
 pub(crate) fn want_delta(index: u64, signature_len: u64) -> Want {
-    let delta = WantDelta { old_len: 1000, block_len: 64, hash_len: 3, attempt: 0, signature_len };
-    Want { index, kind: WantKind::Delta(delta) }
+    Want { index, kind: WantKind::Delta(want_delta_of(signature_len)) }
 }
 
 pub(crate) fn want(index: u64) -> Want {
@@ -139,6 +142,10 @@ pub(crate) fn delta() -> DeltaOp {
 pub(crate) fn patches(indices: &[u64]) -> Patches {
     let contents = indices.iter().map(|&index| Patched { index, base: Base::Own });
     Patches { contents: contents.collect(), patch: vec![0xca, 0xfe] }
+}
+
+pub(crate) fn unresolved() -> Unresolved {
+    Unresolved { index: 0, parts: vec![3, 1, 4, 2] }
 }
 
 pub(crate) fn segment() -> Segment {
@@ -185,6 +192,12 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Against(against()),
         Message::Proof(Proof([0x77; 32])),
         Message::Segment(segment()),
+        Message::Unresolved(unresolved()),
+        Message::Tree(crate::trees::tree()),
+        Message::Demand(Demand::Everything),
+        Message::Common(crate::trees::common()),
+        Message::Props(crate::trees::steps()),
+        Message::Counterparts(crate::trees::counterparts(&[0])),
         Message::Known(crate::known::known()),
         Message::Changes(changes()),
     ]

@@ -3,7 +3,7 @@
 use psync_protocol::message::StreamCodec;
 use psync_protocol::{Decision, Message, ProtocolError, Role};
 
-use crate::actors::{Alice, Bob, alices_rows, bobs_rows};
+use crate::actors::{Alice, Bob, Manner, alices_rows, bobs_rows, twins};
 use crate::moves;
 use crate::pair::{Damage, End, run};
 use crate::referee;
@@ -50,31 +50,58 @@ fn session(
 }
 
 fn damaged(way: Way, damage: Option<(Role, Damage)>) -> Session {
-    let Way { codec, asks_again } = way;
-    session(&mut Alice::new(codec), &mut Bob::new(codec, asks_again), codec, 1 << 20, damage)
+    let Way { codec, manner } = way;
+    let (mut alice, mut bob) = (Alice::new(codec, manner), Bob::new(codec, manner));
+    session(&mut alice, &mut bob, codec, 1 << 20, damage)
 }
 
 /// How a session goes.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     codec: StreamCodec,
-    /// Whether Bob wants the first statement again, row by row.
-    asks_again: bool,
+    manner: Manner,
 }
 
-const WAYS: [Way; 4] = [
-    Way { codec: StreamCodec::Raw, asks_again: false },
-    Way { codec: StreamCodec::Raw, asks_again: true },
-    Way { codec: StreamCodec::Zstd, asks_again: false },
-    Way { codec: StreamCodec::Zstd, asks_again: true },
-];
+fn ways() -> impl Iterator<Item = Way> {
+    let codecs = [StreamCodec::Raw, StreamCodec::Zstd].into_iter();
+    codecs.flat_map(|codec| Manner::ALL.map(|manner| Way { codec, manner }))
+}
+
+/// What is not said, and how many statements there are.
+fn expected(manner: Manner) -> (&'static [&'static str], usize) {
+    match manner {
+        // Problems are told with the demand for more rows.
+        Manner::Proceed => (&["Problem", "Tree", "Demand", "Common", "Counterparts", "Props"], 2),
+        Manner::AsksAgain => (&["Tree", "Demand", "Common", "Counterparts", "Props"], 4),
+        Manner::SameTree => (
+            &["Problem", "Moved", "Known", "Changes", "Demand", "Common", "Counterparts", "Props"],
+            2,
+        ),
+        Manner::Differences => (&["Moved", "Known", "Changes"], 4),
+        Manner::DifferencesInVain => (&["Moved", "Known", "Changes", "Counterparts"], 6),
+        Manner::Blank => (
+            &[
+                "Moved",
+                "Known",
+                "Changes",
+                "Common",
+                "Counterparts",
+                "Props",
+                "Marks",
+                "Signature",
+                "Unresolved",
+            ],
+            3,
+        ),
+    }
+}
 
 #[test]
 fn a_session_with_everything_in_it_ends_well_at_both_ends() {
-    for way in WAYS {
+    for way in ways() {
         let codec = way.codec;
         for chunk in [1, 2, 7, 100, 1 << 20] {
-            let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec, way.asks_again));
+            let (mut alice, mut bob) = (Alice::new(codec, way.manner), Bob::new(codec, way.manner));
             let session = session(&mut alice, &mut bob, codec, chunk, None);
             assert_eq!(session.initiator.outcome, Ok(()), "{way:?} {chunk}");
             assert_eq!(session.responder.outcome, Ok(()), "{way:?} {chunk}");
@@ -85,20 +112,20 @@ fn a_session_with_everything_in_it_ends_well_at_both_ends() {
             }
             let names: Vec<&str> =
                 session.initiator.timeline.iter().map(|(_, message)| message.name()).collect();
+            let (unsaid, count) = expected(way.manner);
             for (_, name) in psync_protocol::message::TYPES {
-                // Problems are told with the demand for more rows.
-                let expected = *name != "Error" && (way.asks_again || *name != "Problem");
+                let expected = *name != "Error" && !unsaid.contains(name);
                 assert_eq!(names.contains(name), expected, "{way:?} {name}");
             }
             let statements = names.iter().filter(|name| **name == "Statement").count();
-            assert_eq!(statements, if way.asks_again { 4 } else { 2 });
+            assert_eq!(statements, count, "{way:?}");
         }
     }
 }
 
 #[test]
 fn a_move_that_the_responder_cannot_follow_is_stated_again_row_by_row() {
-    let way = Way { codec: StreamCodec::Raw, asks_again: false };
+    let way = Way { codec: StreamCodec::Raw, manner: Manner::Proceed };
     let whole = damaged(way, None);
     let digest = moves::moved().digest;
     let line = whole.initiator.of_role(Role::Initiator);
@@ -128,15 +155,23 @@ fn before_the_end_of_moved(whole: &Session) -> usize {
 
 #[test]
 fn both_ends_know_the_same_plan() {
-    // Two changes and a directory of four entries; or all of Alice's rows.
-    for (asks_again, stated) in [(false, 2 + 2 * 4), (true, alices_rows().len())] {
-        both_know_the_plan(asks_again, stated + bobs_rows().len());
+    let all = alices_rows().len();
+    for (manner, stated) in [
+        // Two changes and a directory of four entries.
+        (Manner::Proceed, 2 + 2 * 4 + bobs_rows().len()),
+        (Manner::AsksAgain, all + bobs_rows().len()),
+        (Manner::SameTree, all + bobs_rows().len()),
+        (Manner::Differences, all + twins().len() + bobs_rows().len()),
+        (Manner::DifferencesInVain, all + bobs_rows().len()),
+        (Manner::Blank, all),
+    ] {
+        both_know_the_plan(manner, stated);
     }
 }
 
-fn both_know_the_plan(asks_again: bool, paths: usize) {
+fn both_know_the_plan(manner: Manner, paths: usize) {
     let codec = StreamCodec::Raw;
-    let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec, asks_again));
+    let (mut alice, mut bob) = (Alice::new(codec, manner), Bob::new(codec, manner));
     session(&mut alice, &mut bob, StreamCodec::Raw, 100, None);
     let (ours, theirs) = (alice.planned.unwrap(), bob.planned.unwrap());
     assert_eq!(ours.decisions, theirs.decisions);
@@ -159,8 +194,8 @@ fn alice_plans() -> psync_protocol::decision::Planner {
 
 #[test]
 fn where_nothing_is_to_be_done_the_initiator_hangs_up_after_the_answer() {
-    for Way { codec, asks_again } in WAYS {
-        let (mut alice, mut bob) = (Alice::new(codec), Bob::new(codec, asks_again));
+    for Way { codec, manner } in ways() {
+        let (mut alice, mut bob) = (Alice::new(codec, manner), Bob::new(codec, manner));
         alice.leaves = true;
         let session = session(&mut alice, &mut bob, codec, 10, None);
         assert_eq!(session.initiator.outcome, Ok(()));
@@ -171,7 +206,7 @@ fn where_nothing_is_to_be_done_the_initiator_hangs_up_after_the_answer() {
 
 #[test]
 fn a_line_that_breaks_at_any_byte_leaves_a_clean_error_and_nothing_that_was_not_said() {
-    for way in WAYS {
+    for way in ways() {
         let whole = damaged(way, None);
         for (role, length) in lengths(&whole) {
             let mut clean = 0;
@@ -202,7 +237,7 @@ fn a_line_that_breaks_at_any_byte_leaves_a_clean_error_and_nothing_that_was_not_
 
 #[test]
 fn a_damaged_byte_never_makes_an_end_accept_what_may_not_come() {
-    for way in WAYS {
+    for way in ways() {
         let whole = damaged(way, None);
         for (role, length) in lengths(&whole) {
             for at in 0..length {

@@ -6,10 +6,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    Against, Base, Coverage, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, Filter,
-    Flow, Hello, Mark, Message, Moved, Patched, Patches, Plan, Problem, ProblemKind, Proof,
-    SEGMENT_BYTES, SEGMENT_MAX, SIGNATURE_MAX, Segment, Statement, StreamCodec, Verdict, Want,
-    WantDelta, WantKind, Welcome,
+    Against, Base, Common, Counterpart, Counterparts, Coverage, DeltaOp, DeltaPiece, Demand, Done,
+    FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello, Mark, Message, Moved, Patched, Patches,
+    Plan, Problem, ProblemKind, Proof, PropsStep, REMAINDER_MAX, REMAINDER_MIN, SEGMENT_BYTES,
+    SEGMENT_MAX, SIGNATURE_MAX, SPREAD_MAX, Segment, Statement, StreamCodec, Summary, Tree,
+    Unresolved, Verdict, Versions, Want, WantDelta, WantKind, Welcome,
 };
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
@@ -255,12 +256,72 @@ fn moved() -> impl Strategy<Value = Moved> {
         .prop_map(|(from, to, counter, except, digest)| Moved { from, to, counter, except, digest })
 }
 
+fn versions() -> impl Strategy<Value = Versions> {
+    (version(), version()).prop_map(|(content, props)| Versions { content, props })
+}
+
+fn tree() -> impl Strategy<Value = Tree> {
+    let sketch = prop::array::uniform32(any::<[u16; 2]>()).prop_map(|parts| {
+        let parts: Vec<u16> = parts.into_iter().flatten().collect();
+        parts.try_into().unwrap()
+    });
+    (0..=10_000_000u64, versions(), any::<[u8; 16]>(), sketch)
+        .prop_map(|(count, versions, digest, sketch)| Tree { count, versions, digest, sketch })
+}
+
+fn demand() -> impl Strategy<Value = Demand> {
+    let summary =
+        (0..=SPREAD_MAX, versions(), REMAINDER_MIN..=REMAINDER_MAX, vec(any::<u64>(), 0..30))
+            .prop_map(|(spread, versions, bits, values)| {
+                let limit = (values.len() as u64) << bits;
+                let mut values: Vec<u64> = values.into_iter().map(|value| value % limit).collect();
+                values.sort_unstable();
+                Demand::Differences(Summary { spread, versions, bits, values })
+            });
+    prop_oneof![Just(Demand::Everything), Just(Demand::Blank), summary]
+}
+
+fn common() -> impl Strategy<Value = Common> {
+    (versions(), any::<[u8; 16]>(), vec(any::<u8>(), 0..40))
+        .prop_map(|(versions, digest, runs)| Common { versions, digest, runs })
+}
+
+fn props_step() -> impl Strategy<Value = PropsStep> {
+    (0u16..=0o7777, any::<i64>(), any::<i64>()).prop_map(|(mode, secs, nanos)| PropsStep {
+        mode,
+        secs,
+        nanos,
+    })
+}
+
+fn counterparts() -> impl Strategy<Value = Counterparts> {
+    let file = (0..1000u64, props_step(), any::<i64>(), any::<u64>());
+    (any::<bool>(), vec(file, 1..10)).prop_map(|(checked, files)| {
+        let mut next = 0;
+        let files = files.into_iter().map(|(step, props, size, check)| {
+            let number = next + step;
+            next = number + 1;
+            Counterpart { number, props, size, check: Check(if checked { check } else { 0 }) }
+        });
+        Counterparts { checked, files: files.collect() }
+    })
+}
+
 fn want() -> impl Strategy<Value = Want> {
     let delta = (number(), any::<u32>(), any::<u8>(), 0u8..8, 0..=SIGNATURE_MAX).prop_map(
-        |(old_len, block_len, hash_len, attempt, signature_len)| {
-            WantKind::Delta(WantDelta { old_len, block_len, hash_len, attempt, signature_len })
+        |(old_len, block_len, hash_len, attempt, signature_len)| WantDelta {
+            old_len,
+            block_len,
+            hash_len,
+            attempt,
+            signature_len,
         },
     );
+    let delta = (delta, 0..3).prop_map(|(delta, level)| match level {
+        0 => WantKind::Delta(delta),
+        1 => WantKind::Coarse(WantDelta { attempt: 0, ..delta }),
+        _ => WantKind::Fine(WantDelta { attempt: 0, ..delta }),
+    });
     let plain = [WantKind::Whole, WantKind::Base, WantKind::Confirm];
     (any::<u64>(), prop_oneof![prop::sample::select(plain.to_vec()), delta])
         .prop_map(|(index, kind)| Want { index, kind })
@@ -324,6 +385,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         statement().prop_map(Message::Statement),
         rows,
         moved().prop_map(Message::Moved),
+        tree().prop_map(Message::Tree),
+        demand().prop_map(Message::Demand),
+        common().prop_map(Message::Common),
+        vec(props_step(), 1..20).prop_map(Message::Props),
+        counterparts().prop_map(Message::Counterparts),
         marks().prop_map(Message::Marks),
         plan,
         want().prop_map(Message::Want),
@@ -335,6 +401,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             .prop_map(|hash| Message::FileEnd(hash.map(ContentHash))),
         patches().prop_map(Message::Patches),
         against().prop_map(Message::Against),
+        (any::<u64>(), bytes())
+            .prop_map(|(index, parts)| { Message::Unresolved(Unresolved { index, parts }) }),
         (0..=SEGMENT_MAX, 0..=SEGMENT_BYTES, bytes()).prop_map(|(new_len, missing, bytes)| {
             Message::Segment(Segment { new_len, missing, bytes })
         }),

@@ -95,8 +95,11 @@ fn message_types_and_error_codes_have_numbers_of_their_own() {
     let listed: BTreeSet<u8> =
         psync_protocol::message::TYPES.iter().map(|(number, _)| *number).collect();
     assert_eq!(types, listed);
-    assert_eq!(types, (1..=23).chain([30, 31]).collect());
-    assert!(Message::decode(0, &[]).is_err() && Message::decode(24, &[]).is_err());
+    assert_eq!(types.len(), psync_protocol::message::TYPES.len());
+    let unused = (0..=u8::MAX).filter(|number| !listed.contains(number));
+    for number in unused {
+        assert!(Message::decode(number, &[]).is_err(), "{number}");
+    }
     let numbers: BTreeSet<u64> = ErrorCode::ALL.iter().map(|code| code.number()).collect();
     assert_eq!(numbers.len(), ErrorCode::ALL.len());
     for code in ErrorCode::ALL {

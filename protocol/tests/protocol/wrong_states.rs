@@ -1,6 +1,8 @@
 //! Every message in every state: what may come is taken, what may not is refused by name.
 
-use psync_protocol::message::{Coverage, Done, Mark, Message, Plan, Statement, Verdict, Welcome};
+use psync_protocol::message::{
+    Coverage, Demand, Done, Mark, Message, Plan, Statement, Verdict, Welcome,
+};
 use psync_protocol::session::{
     AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement, Heard, Listening,
     Next, Opening, PlanStep, StatementStep, Talking,
@@ -10,6 +12,7 @@ use psync_protocol::{Decision, ErrorCode, ProtocolError};
 use crate::samples::{
     self, ALICE, BOB, batch, file, hello, one_of_each, stated, statement, want, want_delta, welcome,
 };
+use crate::trees;
 
 type Outcome = Result<(), ProtocolError>;
 
@@ -21,7 +24,8 @@ struct Case {
 }
 
 /// In the flight of the plan, where contents may come that were not asked for.
-const FIRST_FLIGHT: &[&str] = &["Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
+const FIRST_FLIGHT: &[&str] =
+    &["FileFailed", "Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
 const OPEN_FILE: &[&str] = &[
     "Want",
     "Literal",
@@ -53,7 +57,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in a statement of everything",
-        takes: &["Rows", "End", "Ping"],
+        takes: &["Rows", "Tree", "End", "Ping"],
         receive: |m| {
             let everything = Statement { coverage: Coverage::Everything, ..statement() };
             stating(awaiting_statement(), Message::Statement(everything)).receive(m).map(drop)
@@ -75,6 +79,15 @@ const CASES: &[Case] = &[
         receive: |m| {
             let state = stating(awaiting_statement(), introduction());
             stating(state, Message::Known(crate::known::known())).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "after a tree",
+        takes: &["End", "Ping"],
+        receive: |m| {
+            let everything = Statement { coverage: Coverage::Everything, ..statement() };
+            let state = stating(awaiting_statement(), Message::Statement(everything));
+            stating(state, Message::Tree(trees::tree())).receive(m).map(drop)
         },
     },
     Case {
@@ -124,11 +137,46 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after a demand for more rows",
+        takes: &["Rows", "Marks", "Demand", "End", "Ping", "Patches"],
+        receive: |m| awaiting_answer(&[demand_of(0), introduction()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after a demand for some rows",
         takes: &["Rows", "Marks", "End", "Ping", "Patches"],
+        receive: |m| awaiting_answer(&[demand_of(7), introduction()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after it was said which rows are demanded",
+        takes: &["End", "Ping"],
         receive: |m| {
-            let verdict = Verdict::Restate { since: 0, first_contact: false };
-            let demand = Message::Welcome(Welcome { verdict, ..welcome() });
-            awaiting_answer(&[demand, introduction()]).receive(m).map(drop)
+            let differences = Message::Demand(Demand::Differences(trees::summary()));
+            awaiting_answer(&[demand_of(0), introduction(), differences]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "in the answer to differences",
+        takes: &["Marks", "Rows", "Counterparts", "Props", "Demand", "Ping"],
+        receive: |m| awaiting_twins(&[introduction()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after the marks of an answer to differences",
+        takes: &["Rows", "Counterparts", "Props", "Ping"],
+        receive: |m| awaiting_twins(&[introduction(), marks()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after counterparts",
+        takes: &["Props", "Ping"],
+        receive: |m| {
+            let others = Message::Counterparts(trees::counterparts(&[0]));
+            awaiting_twins(&[introduction(), marks(), others]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "after the properties of an answer to differences",
+        takes: &["End", "Ping"],
+        receive: |m| {
+            let props = Message::Props(trees::steps());
+            awaiting_twins(&[introduction(), marks(), props]).receive(m).map(drop)
         },
     },
     Case {
@@ -144,6 +192,48 @@ const CASES: &[Case] = &[
         receive: |m| {
             let demand = Verdict::Restate { since: 0, first_contact: false };
             awaiting_plan(demand, &[]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "before differences that were demanded",
+        takes: &["Statement", "Ping"],
+        receive: |m| awaiting_demanded(differences(), &[]).receive(m).map(drop),
+    },
+    Case {
+        state: "in a statement of differences",
+        takes: &["Rows", "Common", "End", "Ping"],
+        receive: |m| awaiting_demanded(differences(), &[all()]).receive(m).map(drop),
+    },
+    Case {
+        state: "in a statement of changes where differences were demanded",
+        takes: &["Rows", "End", "Ping"],
+        receive: |m| awaiting_demanded(differences(), &[introduction()]).receive(m).map(drop),
+    },
+    Case {
+        state: "after what both have",
+        takes: &["Props", "End", "Ping"],
+        receive: |m| {
+            let common = Message::Common(trees::common());
+            awaiting_demanded(differences(), &[all(), common]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "before a blank responder's rows",
+        takes: &["Statement", "Ping"],
+        receive: |m| awaiting_demanded(Demand::Blank, &[]).receive(m).map(drop),
+    },
+    Case {
+        state: "in the statement to a blank responder",
+        takes: &["Rows", "Plan", "End", "Ping"],
+        receive: |m| {
+            let rows = Message::Rows(batch());
+            let state = awaiting_demanded(Demand::Blank, &[all()]);
+            // The plan is for one path: it fits where the row has come.
+            let state = match m {
+                Message::Plan(_) => heard(state, rows),
+                _ => state,
+            };
+            state.receive(m).map(drop)
         },
     },
     Case {
@@ -169,7 +259,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "before the content that is owed",
-        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches"],
+        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches", "Unresolved"],
         receive: |m| hear(owed(), m),
     },
     Case {
@@ -192,12 +282,12 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after a want of the same content",
-        takes: &["File", "Problem", "Ping", "End", "Patches"],
+        takes: &["File", "FileFailed", "Problem", "Ping", "End", "Patches"],
         receive: |m| hear(after(listening(), Message::Want(want(0))), m),
     },
     Case {
         state: "after Done",
-        takes: &["File", "Problem", "Ping", "End", "Patches"],
+        takes: &["File", "FileFailed", "Problem", "Ping", "End", "Patches"],
         receive: |m| {
             let done = Message::Done(Done { sequence: 1, failures: Vec::new() });
             hear(after(listening(), done), m)
@@ -205,7 +295,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in this end's own flight",
-        takes: &["Want", "File", "Done", "Problem", "Ping", "Patches"],
+        takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches"],
         receive: |m| match m {
             Message::End => Err(ProtocolError::Contradiction("checked by Talking::end")),
             other => talking().send(&other),
@@ -276,6 +366,59 @@ fn awaiting_answer(heard: &[Message]) -> AwaitingAnswer {
     state
 }
 
+fn demand_of(since: u64) -> Message {
+    let verdict = Verdict::Restate { since, first_contact: false };
+    Message::Welcome(Welcome { verdict, ..welcome() })
+}
+
+fn all() -> Message {
+    Message::Statement(Statement { coverage: Coverage::Everything, ..statement() })
+}
+
+fn differences() -> Demand {
+    Demand::Differences(trees::summary())
+}
+
+/// The initiator after it has stated one row, and left out another that both have.
+fn awaiting_twins(heard: &[Message]) -> AwaitingAnswer {
+    let demand = [demand_of(0), introduction(), Message::Demand(differences())];
+    let AnswerStep::Turn(deciding) = awaiting_answer(&demand).receive(Message::End).unwrap() else {
+        panic!("the demand is complete");
+    };
+    let twins = crate::actors::twins();
+    let steps = trees::steps();
+    let (_, mut state) =
+        deciding.restate_differences(statement(), rows(), trees::common(), &steps, twins);
+    for message in heard {
+        state = match state.receive(message.clone()).unwrap() {
+            AnswerStep::More(state) => state,
+            _ => panic!("the answer goes on"),
+        };
+    }
+    state
+}
+
+/// The responder after it has demanded rows.
+fn awaiting_demanded(demand: Demand, messages: &[Message]) -> AwaitingPlan {
+    let state = stating(awaiting_statement(), introduction());
+    let StatementStep::Turn(_, mut answering) = state.receive(Message::End).unwrap() else {
+        panic!("the statement is over");
+    };
+    answering.welcome(Welcome {
+        verdict: Verdict::Restate { since: 0, first_contact: false },
+        ..welcome()
+    });
+    let (_, state) = answering.demand(Vec::new(), statement(), demand);
+    messages.iter().cloned().fold(state, heard)
+}
+
+fn heard(state: AwaitingPlan, message: Message) -> AwaitingPlan {
+    match state.receive(message).unwrap() {
+        PlanStep::More(state) => state,
+        _ => panic!("the statement goes on"),
+    }
+}
+
 fn awaiting_plan(verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
     let state = stating(awaiting_statement(), introduction());
     let state = stating(state, Message::Rows(batch()));
@@ -310,7 +453,7 @@ fn exchange() -> (Talking, Listening) {
         AnswerStep::Turn(deciding) => deciding,
         _ => panic!("the answer is over"),
     };
-    let paths = deciding.paths();
+    let paths = deciding.paths().unwrap();
     let (messages, _, talking) =
         deciding.plan(paths, vec![Decision::agree()], 9, Vec::new()).unwrap();
     let plan = messages.into_iter().next().unwrap();

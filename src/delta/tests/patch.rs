@@ -14,6 +14,12 @@ fn patch_of(contents: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     patch_all(&changes, 3).unwrap()
 }
 
+fn find(signature: &Signature, new: &[u8]) -> Found {
+    let mut matcher = Matcher::new(signature);
+    matcher.push(new);
+    matcher.finish()
+}
+
 /// An old content and an edited or an unrelated one.
 fn change() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let edited = (file(), prop::collection::vec(edit(), 0..4)).prop_map(|(old, edits)| {
@@ -74,11 +80,12 @@ proptest! {
         let signature = |old: &[u8]| {
             Signature::parse(params, old.len() as u64, &sign(params, old)).unwrap()
         };
-        let signatures: Vec<_> = contents.iter().map(|(old, _)| signature(old)).collect();
+        let found: Vec<_> =
+            contents.iter().map(|(old, new)| find(&signature(old), new)).collect();
         let changes: Vec<_> = contents
             .iter()
-            .zip(&signatures)
-            .map(|((_, new), signature)| Change { old: Base::Blocks(signature), new })
+            .zip(&found)
+            .map(|((_, new), found)| Change { old: Base::Blocks(found), new })
             .collect();
         let mut targets = targets(&contents);
         targets.iter_mut().for_each(|target| target.unit = BLOCK);
@@ -106,7 +113,8 @@ fn one_block_alone_is_found_by_a_cached_hash() {
     let params = Params::for_cache(100_000, 3);
     let signature = Signature::parse(params, 100_000, &sign(params, &old)).unwrap();
     let new = [&noise(30_001, 2), &old[640..704], &noise(500, 3)].concat();
-    let change = Change { old: Base::Blocks(&signature), new: &new };
+    let found = find(&signature, &new);
+    let change = Change { old: Base::Blocks(&found), new: &new };
     let patch = patch_all(&[change], 3).unwrap();
     assert!(patch.len() < new.len() - 40, "{} bytes", patch.len());
     let target = Target { old: &old, unit: params.block_len(), new_len: new.len() };

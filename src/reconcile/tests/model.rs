@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use psync_protocol::decision::{Agreed, Planner};
 use psync_protocol::manifest::{ENTRIES_MAX, ManifestReader};
-use psync_protocol::message::Flow;
-use psync_protocol::session::Paths;
+use psync_protocol::message::{Flow, Mark};
+use psync_protocol::session::{Paths, Shared, Twin};
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, Props, RelPath, ReplicaId,
     Role, Row, Version,
 };
 
 use super::{Context, TWO_WAY, numbered, path, time};
-
-use crate::manifest::{LocalAccess, Own, Stamp, Stored, Terms, Trace, answer, fold, unfold};
+use crate::manifest::{
+    LocalAccess, Outline, Own, Stamp, Stored, Terms, Trace, answer, find_common, fold, plain_from,
+    their_row, tree, unfold, untold,
+};
 use crate::reconcile::{Draft, Keys, Local, draft};
 
 /// One replica.
@@ -336,21 +338,47 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let news = a.news_for(b);
     // Checks that what is folded is unfolded to the same rows.
     fold_and_unfold(&news, a, b);
-    let stated = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
-    let said = numbered::state(stated, [a, b], a.met(b), &keys[0]);
-    let (stated, heard) = (said.meant, said.heard);
+    let stated: Vec<_> = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
     let b_knows = b.peers.get(&a.id);
+    let b_since = a_knows.map_or(0, |peer| peer.theirs);
+    let everything = b_since == 0 && a_knows.is_none_or(|peer| peer.ours == 0);
+    let b_news = b.news(b_since, b_knows);
+    let known = match everything {
+        true => by_tree(&news, &b_news, &keys),
+        false => Known::default(),
+    };
+    let met = a.met(b).filter(|_| !everything);
+    let is_twin = |name: &RelPath| known.twins.iter().any(|[ours, _]| ours.initiator.path == *name);
+    let stated: Vec<_> = stated.into_iter().filter(|row| !is_twin(&row.path)).collect();
+    let (stated, heard) = match known.heard {
+        Some(heard) => (stated, heard),
+        None => {
+            let said = numbered::state(stated, [a, b], met, &keys[0]);
+            (said.meant, said.heard)
+        }
+    };
     let answered = answer(
         &heard,
-        b.news(a_knows.map_or(0, |peer| peer.theirs), b_knows),
+        b_news.into_iter().filter(|stored| !is_twin(&stored.row.path)).collect(),
         Terms { their_key: &keys[0], our_key: &keys[1], flow: terms.flow, first_contact },
         &mut Answering { replica: b, key: &keys[0] },
     );
     let Ok(answered) = answered;
-    let met = a.met(b).map(|(ours, theirs)| (theirs, ours));
+    let met = met.map(|(ours, theirs)| (theirs, ours));
     let said = numbered::state(answered.rows, [b, a], met, &keys[1]);
-    let at_responder = Paths::join(heard, &answered.marks, said.meant);
-    let paths = Paths::join(stated, &answered.marks, said.heard);
+    let joined = |end: usize, ours: Vec<Row<Check>>, theirs: Vec<Row<Check>>| {
+        let mut ours: Vec<_> = ours.into_iter().zip(answered.marks.clone()).collect();
+        let twins = known.twins.iter().map(|twin| &twin[end]);
+        ours.extend(twins.clone().map(|twin| (twin.initiator.clone(), Mark::Behind)));
+        ours.sort_by(|x, y| x.0.path.cmp(&y.0.path));
+        let (ours, marks): (Vec<_>, Vec<_>) = ours.into_iter().unzip();
+        let mut theirs = theirs;
+        theirs.extend(twins.map(|twin| twin.responder.clone()));
+        theirs.sort_by(|x, y| x.path.cmp(&y.path));
+        Paths::join(ours, &marks, theirs)
+    };
+    let at_responder = joined(1, heard, said.meant);
+    let paths = joined(0, stated, said.heard);
     let locals: Vec<Local> = paths
         .iter()
         .map(|stand| Local {
@@ -367,6 +395,50 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let mut is_taken = |name: &RelPath| a.row(name).is_some();
     let draft = draft(&paths, &locals, both, &context, terms.stamp, &mut is_taken);
     Meeting { paths, at_responder, locals, draft }
+}
+
+/// What is known without rows where everything is stated.
+#[derive(Default)]
+struct Known {
+    /// The initiator's rows, if its whole tree is the responder's.
+    heard: Option<Vec<Row<Check>>>,
+    /// What both have, as the initiator and as the responder see it.
+    twins: Vec<[Twin; 2]>,
+}
+
+/// What two ends with these rows tell each other by digests.
+fn by_tree(news: &[Stored], own: &[Stored], keys: &[CheckKey; 2]) -> Known {
+    let Some((versions, plain)) = plain_from(1, news) else { return Known::default() };
+    let left_out = news.iter().zip(&plain).filter(|(_, plain)| **plain).map(|(row, _)| row);
+    let theirs = tree(left_out, versions.clone(), &keys[0]);
+    let told = news.iter().zip(&plain).filter(|(_, plain)| !**plain);
+    let told: Vec<_> = told.map(|(stored, _)| stored.row.stated(&keys[0])).collect();
+    let told = on_the_line(&told, &keys[0]);
+    let alike = untold(own, &told);
+    let ours = tree(alike.iter().copied(), theirs.versions.clone(), &keys[0]);
+    if ours == theirs {
+        let mut heard = told;
+        let row = |own: &&Stored| their_row(&own.row, own.row.props, &versions, &keys[0]);
+        heard.extend(alike.iter().map(row));
+        heard.sort_by(|x, y| x.path.cmp(&y.path));
+        return Known { heard: Some(heard), twins: Vec::new() };
+    }
+    let Some((b_versions, b_plain)) = plain_from(1, own) else { return Known::default() };
+    let rows = own.iter().zip(b_plain).filter(|(_, plain)| *plain).map(|(row, _)| row.clone());
+    let (outline, summary) = Outline::new(rows.collect(), b_versions, &keys[0], 2);
+    let Some(found) = find_common(news, &plain, versions, &summary, &keys[0]) else {
+        return Known::default();
+    };
+    let shared = Shared { common: found.common, props: found.props };
+    let at_b = outline.twins(&shared, (&keys[0], &keys[1])).expect("these are the runs");
+    assert_eq!(at_b.len(), found.rows.len());
+    let twins = found.rows.iter().zip(at_b).map(|(&at, there)| {
+        let row = &news[at].row;
+        let props = there.responder.props;
+        let responder = their_row(row, props, &summary.versions, &keys[1]);
+        [Twin { initiator: row.stated(&keys[0]), responder }, there]
+    });
+    Known { heard: None, twins: twins.collect() }
 }
 
 /// How many rows, and how many directories, cross the line; checks that the other end makes the

@@ -8,12 +8,15 @@ use psync_protocol::session::AtHand;
 use psync_protocol::{Check, Content, ContentDecision, ContentHash, Role, Row};
 
 use super::patches::{self, Job, Known};
-use super::{Item, Sending, SyncError, known};
+use super::{Item, Sending, SyncError, known, no_base};
 use crate::delta::Effort;
 use crate::manifest::Stored;
 use crate::root::Root;
 use crate::store::Store;
 
+/// A file of so few bytes goes whole where its old content is not known: block hashes would cost
+/// hardly less.
+const WHOLE_AT_ONCE: u64 = 1024;
 /// Files that are considered for being sent along with rows.
 const GIVEN_FILES: usize = 64;
 /// Bytes of files that are read for that.
@@ -40,23 +43,21 @@ impl Sending<'_, '_, '_> {
         }
         let there = self.likely_there(&needed)?;
         needed.retain(|(item, _)| !there.contains(&item.hash));
-        let mut patched = Vec::new();
-        let mut new = Vec::new();
-        for (item, at_hand) in needed {
-            match at_hand {
-                AtHand::Base => {
-                    if let Some(old) = self.old_of(&item)? {
-                        self.against(item, old, &mut patched)?;
-                    }
-                }
-                AtHand::Nothing => new.push(item),
-                AtHand::Unknown => {}
-            }
-        }
-        self.patch(patched)?;
         // In the order of their paths: what stands together is most alike, and the line's
         // compressor finds what it shares (8 % fewer bytes than by size, 4 % than by extension).
-        new.iter().try_for_each(|item| self.whole(item))
+        // They come first: the line has something to do while patches are made.
+        let (new, changed): (Vec<_>, Vec<_>) =
+            needed.into_iter().partition(|(_, at_hand)| *at_hand == AtHand::Nothing);
+        new.iter().try_for_each(|(item, _)| self.whole(item))?;
+        let mut patched = Vec::new();
+        for (item, _) in changed {
+            match self.old_of(&item)? {
+                Some(old) => self.against(item, old, &mut patched)?,
+                None if item.size <= WHOLE_AT_ONCE => self.whole(&item)?,
+                None => self.fail(item.index, no_base())?,
+            }
+        }
+        self.patch(patched)
     }
 
     /// Which of these contents the peer has at other paths: it will look there first.
@@ -65,11 +66,13 @@ impl Sending<'_, '_, '_> {
         needed: &[(Item, AtHand)],
     ) -> Result<HashSet<ContentHash>, SyncError> {
         let paths = &self.means.agreement.paths;
+        let paths_needed: HashSet<&[u8]> =
+            needed.iter().map(|(item, _)| item.at.as_bytes()).collect();
         let needed: HashSet<ContentHash> = needed.iter().map(|(item, _)| item.hash).collect();
         let mut there = HashSet::new();
-        // What stands here and is no matter of the plan stands there, too.
-        self.applier.files(|path, hash| {
-            if needed.contains(&hash) && paths.find(path).is_none() {
+        // What has not changed here since it was agreed stands there, too.
+        self.applier.shared_contents(|path, hash| {
+            if needed.contains(&hash) && !paths_needed.contains(path) {
                 there.insert(hash);
             }
         })?;

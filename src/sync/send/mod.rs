@@ -10,13 +10,15 @@
 
 mod gifts;
 mod patches;
+mod signed;
 mod whole;
 
+use std::collections::HashMap;
 use std::io;
 
 use psync_protocol::message::{
     Against, Base, DeltaOp, DeltaPiece, Failure, FailureKind, PATCH_BYTES, Patches, Proof,
-    SEGMENT_MAX, Segment, WantDelta, WantKind,
+    SEGMENT_MAX, Segment, WantKind,
 };
 use psync_protocol::session::{Agreement, Talking};
 use psync_protocol::{Content, ContentHash, Message, RelPath};
@@ -26,13 +28,14 @@ pub(super) use gifts::given_with_rows;
 use super::{SyncError, random};
 use crate::apply::Applier;
 use crate::delta::{
-    self, DeltaError, Effort, Encoder, ExactEncoder, Fresh, Op, Params, Signature, SignatureBuilder,
+    self, DeltaError, Effort, Encoder, ExactEncoder, Found, Fresh, Op, Params, Signature,
+    SignatureBuilder,
 };
 use crate::manifest::Stored;
 use crate::report::{Report, Silent};
 use crate::store::{OldContent, Store};
 use crate::transport::Line;
-use patches::{Job, Known, Made};
+use patches::{Blocks, Job, Known, Made};
 
 /// zstd level of what is fresh between copied blocks.
 const DELTA_LEVEL: i32 = 9;
@@ -89,6 +92,8 @@ pub(super) struct Means<'a> {
     pub(super) report: &'a dyn Report,
     /// How hard to compress.
     pub(super) effort: Effort,
+    /// What coarse blocks have found of contents of which finer hashes will come.
+    pub(super) found: &'a mut HashMap<u64, Found>,
     /// Whether each content is to carry its own hash, as it is not the first time that this end
     /// sends any: what is asked for again is asked for singly.
     pub(super) singly: bool,
@@ -109,7 +114,7 @@ type Trouble = (FailureKind, String);
 /// What this end knows of an old content.
 enum Old {
     Whole(OldContent),
-    Blocks { block_len: u32, len: u64, signature: Box<Signature> },
+    Blocks(Box<Blocks>),
 }
 
 /// A content that is to be sent, and where it stands.
@@ -138,14 +143,20 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             };
             match &signed.kind {
                 WantKind::Whole => self.whole(&item)?,
-                WantKind::Delta(delta) => self.signed(&item, delta, &signed.hashes)?,
+                WantKind::Delta(delta) => {
+                    let seed = self.applier.keys().theirs.block_seed(item.index, delta.attempt);
+                    self.against_signed(item, delta, seed, &signed.hashes, &mut patched)?;
+                }
+                WantKind::Coarse(delta) => {
+                    self.against_coarse(item, delta, &signed.hashes, &mut patched)?;
+                }
+                WantKind::Fine(delta) => {
+                    self.against_fine(item, delta, &signed.hashes, &mut patched)?;
+                }
                 WantKind::Confirm => self.hash_alone(&item)?,
                 WantKind::Base => match self.old_of(&item)? {
                     Some(old) => self.against(item, old, &mut patched)?,
-                    None => {
-                        let text = "the sending side does not know its old content any more";
-                        self.fail(item.index, (FailureKind::NoBase, text.into()))?;
-                    }
+                    None => self.fail(item.index, no_base())?,
                 },
             }
         }
@@ -175,10 +186,9 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         let Some(blocks) = self.applier.block_hashes(&base)? else { return Ok(None) };
         let signature = Params::from_wire(blocks.block_len, blocks.hash_len, blocks.seed)
             .and_then(|params| Signature::parse(params, blocks.len, &blocks.packed));
-        Ok(signature.ok().map(|signature| Old::Blocks {
-            block_len: blocks.block_len,
-            len: blocks.len,
-            signature: Box::new(signature),
+        Ok(signature.ok().map(|signature| {
+            let (block_len, len) = (blocks.block_len, blocks.len);
+            Old::Blocks(Box::new(Blocks { block_len, len, signature }))
         }))
     }
 
@@ -191,22 +201,25 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
                 // Damaged: it is as if it had not been kept.
                 Err(_) => return self.whole(&item),
             },
-            Old::Blocks { block_len, len, signature } if patches::fits(len, item.size) => {
-                Known::Blocks { block_len, len, signature }
-            }
+            Old::Blocks(blocks) if patches::fits(blocks.len, item.size) => Known::Blocks(blocks),
             Old::Whole(old) => return self.segments(&item, old),
-            Old::Blocks { block_len, len, signature } => {
+            Old::Blocks(blocks) => {
                 self.begin_file(&item)?;
-                let against = Against { base: Base::Blocks(block_len), old_len: len };
-                self.means.out.send(&Message::Against(against))?;
-                return self.delta(&item, &signature);
+                let base = Base::Blocks(blocks.block_len);
+                self.means.out.send(&Message::Against(Against { base, old_len: blocks.len }))?;
+                return self.delta(&item, &blocks.signature);
             }
         };
-        patched.push(Job { item, old });
-        if patches::are_many(patched) {
-            self.patch(std::mem::take(patched))?;
+        self.later(Job { item, old }, patched)
+    }
+
+    /// What is short waits for others.
+    fn later(&mut self, job: Job, patched: &mut Vec<Job>) -> Result<(), SyncError> {
+        patched.push(job);
+        match patches::are_many(patched) {
+            true => self.patch(std::mem::take(patched)),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// A long file as segments, each of parts of its old content.
@@ -263,20 +276,6 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             }
         }
         Ok(())
-    }
-
-    /// The file against the blocks that the peer has signed.
-    fn signed(&mut self, item: &Item, delta: &WantDelta, hashes: &[u8]) -> Result<(), SyncError> {
-        let seed = self.applier.keys().theirs.block_seed(item.index, delta.attempt);
-        let signature = Params::from_wire(delta.block_len, delta.hash_len, seed)
-            .and_then(|params| Signature::parse(params, delta.old_len, hashes));
-        match signature {
-            Ok(signature) => {
-                self.begin_file(item)?;
-                self.delta(item, &signature)
-            }
-            Err(error) => self.fail(item.index, (FailureKind::System, error.to_string())),
-        }
     }
 
     fn delta(&mut self, item: &Item, signature: &Signature) -> Result<(), SyncError> {
@@ -359,6 +358,11 @@ impl Item {
             Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => None,
         }
     }
+}
+
+/// The answer to whoever wants, or would want, a content against its base.
+fn no_base() -> Trouble {
+    (FailureKind::NoBase, "the sending side does not know its old content any more".into())
 }
 
 /// An old content, if the store has it. A store that fails is as good as none: what cannot be sent

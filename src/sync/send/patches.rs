@@ -7,11 +7,11 @@ use std::thread;
 use psync_protocol::message::{Base, PATCH_BYTES, PATCHES_MAX, Patched};
 
 use super::{Item, Trouble, whole};
-use crate::delta::{self, BATCH_TARGET, Change, Effort, PATCH_MAX, Signature};
+use crate::delta::{self, BATCH_TARGET, Change, Effort, Found, Matcher, PATCH_MAX, Signature};
 use crate::root::Root;
 
 /// Batches that are made at a time: so many are in memory.
-const BATCHES: usize = 4;
+const BATCHES: usize = 2;
 /// Most threads.
 const THREADS: usize = 4;
 
@@ -26,22 +26,45 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Known {
     Content(Vec<u8>),
-    Blocks { block_len: u32, len: u64, signature: Box<Signature> },
+    /// The hashes of its blocks.
+    Blocks(Box<Blocks>),
+    /// Blocks of it that were found in the new content.
+    Found(Box<Found>),
+}
+
+/// The hashes of an old content's blocks.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    pub(super) block_len: u32,
+    pub(super) len: u64,
+    pub(super) signature: Signature,
 }
 
 impl Known {
     fn len(&self) -> usize {
         match self {
             Known::Content(old) => old.len(),
-            Known::Blocks { len, .. } => *len as usize,
+            Known::Blocks(blocks) => blocks.len as usize,
+            Known::Found(found) => found.old_len(),
         }
     }
 
-    fn base(&self) -> delta::Base<'_> {
-        match self {
-            Known::Content(old) => delta::Base::Content(old),
-            Known::Blocks { signature, .. } => delta::Base::Blocks(signature),
+    /// As a patch takes it.
+    fn base<'a>(&'a self, found: Option<&'a Found>) -> delta::Base<'a> {
+        match (self, found) {
+            (Known::Content(old), _) => delta::Base::Content(old),
+            (Known::Found(found), _) => delta::Base::Blocks(found),
+            (Known::Blocks(_), Some(found)) => delta::Base::Blocks(found),
+            (Known::Blocks(_), None) => delta::Base::Content(&[]),
         }
+    }
+
+    /// What is found of it in the new content, if that has to be searched.
+    fn find_in(&self, new: &[u8]) -> Option<Found> {
+        let Known::Blocks(blocks) = self else { return None };
+        let mut matcher = Matcher::new(&blocks.signature);
+        matcher.push(new);
+        Some(matcher.finish())
     }
 }
 
@@ -52,9 +75,10 @@ impl Job {
 
     /// As a content of a patch.
     fn patched(&self) -> Patched {
-        let base = match self.old {
+        let base = match &self.old {
             Known::Content(_) => Base::Own,
-            Known::Blocks { block_len, .. } => Base::Blocks(block_len),
+            Known::Blocks(blocks) => Base::Blocks(blocks.block_len),
+            Known::Found(found) => Base::Blocks(found.unit() as u32),
         };
         Patched { index: self.item.index, base }
     }
@@ -142,14 +166,16 @@ impl Coded {
         let mut troubles = Vec::new();
         for (at, job) in batch.iter().enumerate() {
             match whole::read_all(root, &job.item) {
-                Ok(new) => news.push((at, new)),
+                Ok(new) => news.push((at, job.old.find_in(&new), new)),
                 Err(trouble) => troubles.push((at, trouble)),
             }
         }
-        let changes = news.iter().map(|(at, new)| Change { old: batch[*at].old.base(), new });
+        let changes = news
+            .iter()
+            .map(|(at, found, new)| Change { old: batch[*at].old.base(found.as_ref()), new });
         let changes: Vec<Change<'_>> = changes.collect();
-        let old_len = news.iter().map(|(at, _)| batch[*at].old.len()).sum();
-        let new_len = news.iter().map(|(_, new)| new.len()).sum();
+        let old_len = news.iter().map(|(at, ..)| batch[*at].old.len()).sum();
+        let new_len = news.iter().map(|(.., new)| new.len()).sum();
         let level = delta::patch_level(old_len, new_len, effort);
         let patch = match delta::patch_all(&changes, level) {
             Ok(patch) if patch.len() < new_len && patch.len() <= PATCH_BYTES => Some(patch),

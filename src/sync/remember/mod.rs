@@ -2,31 +2,28 @@
 //! in the store, or at least their block hashes in the index. Nobody waits for it, nothing depends
 //! on it, and what was interrupted is taken up after the next session.
 
+mod read;
+
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read, Seek};
-use std::num::NonZero;
+use std::io::Seek;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use psync_protocol::ContentHash;
 use psync_protocol::Role;
 use psync_protocol::message::Problem;
 
+use read::{Blocks, FileReader, Found, block_hashes, threads};
+
 use super::site::note;
-use super::{OldContents, Site, random};
-use crate::delta::{Params, SignatureBuilder};
+use super::{OldContents, Site};
 use crate::index::{BlockHashes, Index, IndexError, Remembered, SharedFile};
 use crate::report::{Phase, Report, Trouble};
-use crate::root::Root;
-use crate::store::{Kept, Packed, Packer, Store, StoreError};
+use crate::store::{Kept, Store, StoreError};
 
-/// Largest file that is packed in memory, by a thread of its own.
-const PACK_MAX: u64 = 1 << 20;
-/// Contents that may wait to be written.
-const QUEUE: usize = 32;
-/// Most threads that read.
-const THREADS_MAX: usize = 4;
+/// Batches of contents that may wait to be written.
+const QUEUE: usize = 8;
 /// Files after which the index is told.
 const BATCH_FILES: usize = 16 << 10;
 /// The same where only block hashes are made.
@@ -35,10 +32,6 @@ const AS_BLOCKS_STEP: usize = 1 << 10;
 const BATCH_BYTES: usize = 16 << 20;
 /// Bytes to be read from which on a person should see that something goes on.
 const WORTH_SHOWING: u64 = 16 << 20;
-/// A file shorter than this costs hardly more than a patch: its block hashes are of no use.
-const BLOCKS_MIN: u64 = 256;
-/// Bytes read at a time.
-const READ_STEP: usize = 256 << 10;
 
 /// Remembers what has been agreed, at the end that a person started.
 pub fn remember(site: &mut Site, report: &dyn Report) {
@@ -80,6 +73,11 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     let files = site.index.to_remember(at_most)?;
     let mut blocks_changed = again;
     let left_out = fill(site, files, report, &mut blocks_changed)?;
+    if setting.is_some() && !site.old.is_on() {
+        // The store has failed on the way, and lost what was not committed.
+        let rest = site.index.to_remember(Remembered::Not)?;
+        fill(site, rest, report, &mut blocks_changed)?;
+    }
     as_blocks(site, &left_out)?;
     let setting = setting.filter(|_| site.old.is_on());
     if blocks_changed || site.index.store_setting()? != setting {
@@ -105,9 +103,7 @@ fn fill(
 ) -> Result<HashSet<ContentHash>, IndexError> {
     let Site { root, index, old, notes, .. } = site;
     let bytes: u64 = files.iter().map(|file| file.size).sum();
-    if let Some(store) = old.open(index, notes)
-        && bytes > store.rules().budget
-    {
+    if old.open(index, notes).is_some_and(|store| bytes > store.rules().budget) {
         // Not all of it will fit: as many files as can be.
         files.sort_by_key(|file| file.size);
     }
@@ -132,7 +128,7 @@ fn fill(
             scope.spawn(move || reader.read_all(&sender));
         }
         drop(sender);
-        for (at, found) in results {
+        for (at, found) in results.into_iter().flatten() {
             filler.take(&reader, &files[at], found)?;
             report.progress(&files[at].path, files[at].size);
         }
@@ -180,120 +176,6 @@ pub(super) fn files_with(
         }
     })?;
     Ok(files)
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).clamp(1, THREADS_MAX)
-}
-
-/// What a reading thread makes of a file.
-enum Found {
-    /// A content for the store.
-    Packed(Packed),
-    /// A file that the store has to look at itself.
-    Large(File),
-    /// What can be had where the store does not take it.
-    Blocks(Blocks),
-    /// It is not the content that was agreed any more, or cannot be read: the next scan will tell.
-    Gone,
-}
-
-/// The block hashes of a content, unless it is too short for them to be of use.
-struct Blocks(Option<BlockHashes>);
-
-/// The threads that read.
-struct FileReader<'a> {
-    root: &'a Root,
-    files: &'a [SharedFile],
-    next: AtomicUsize,
-    /// Whether the store takes more.
-    packs: AtomicBool,
-    /// Whether the file system may have snapshots.
-    snapshots: AtomicBool,
-    /// The largest file that the store copies, in bytes.
-    largest: u64,
-}
-
-impl FileReader<'_> {
-    fn read_all(&self, results: &SyncSender<(usize, Found)>) {
-        let mut buffer = Vec::new();
-        let mut packer = Packer::new().ok();
-        loop {
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = self.files.get(at) else { return };
-            let found = self.read(file, packer.as_mut(), &mut buffer).unwrap_or(Found::Gone);
-            if results.send((at, found)).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn read(
-        &self,
-        file: &SharedFile,
-        packer: Option<&mut Packer>,
-        buffer: &mut Vec<u8>,
-    ) -> io::Result<Found> {
-        let (mut open, stat) = self.root.open_file(&file.path)?;
-        if stat.size != file.size {
-            return Ok(Found::Gone);
-        }
-        let taken = self.packs.load(Ordering::Relaxed) && file.size <= self.largest;
-        match packer {
-            Some(packer) if taken && file.size <= PACK_MAX => {
-                let packed = packer.pack(file.size, &mut open)?;
-                let is_it = packed.hash == file.hash;
-                Ok(if is_it { Found::Packed(packed) } else { Found::Gone })
-            }
-            _ if file.size > PACK_MAX && (taken || self.snapshots.load(Ordering::Relaxed)) => {
-                Ok(Found::Large(open))
-            }
-            _ => Ok(block_hashes(&mut open, file, buffer)?.map_or(Found::Gone, Found::Blocks)),
-        }
-    }
-}
-
-/// Hashes the blocks of a file; none if it is not the content that it should be.
-fn block_hashes(
-    reader: &mut impl Read,
-    file: &SharedFile,
-    buffer: &mut Vec<u8>,
-) -> io::Result<Option<Blocks>> {
-    if file.size < BLOCKS_MIN {
-        return Ok(Some(Blocks(None)));
-    }
-    let mut seed = [0; 8];
-    random(&mut seed);
-    let params = cache_params(file.size, u64::from_le_bytes(seed));
-    let mut builder = SignatureBuilder::new(params);
-    let mut hasher = blake3::Hasher::new();
-    buffer.resize(READ_STEP, 0);
-    loop {
-        match reader.read(buffer) {
-            Ok(0) => break,
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                builder.update(&buffer[..n]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if ContentHash(hasher.finalize().into()) != file.hash {
-        return Ok(None);
-    }
-    Ok(Some(Blocks(Some(BlockHashes {
-        block_len: params.block_len(),
-        hash_len: params.hash_len(),
-        seed: params.seed(),
-        len: file.size,
-        packed: builder.finish(),
-    }))))
-}
-
-/// How the blocks of a content of `len` bytes are hashed for the cache.
-fn cache_params(len: u64, seed: u64) -> Params {
-    Params::for_cache(len, seed)
 }
 
 /// The one thread that writes.
@@ -458,8 +340,11 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
+    /// After an error of the store, which has lost what was not committed: that stays to be
+    /// remembered.
     fn give_up(&mut self, error: &StoreError) {
         self.old.give_up(error, self.notes);
+        self.batch.retain(|(_, remembered, _)| *remembered != Remembered::InStore);
     }
 
     fn note(
@@ -479,7 +364,6 @@ impl<'a> Filler<'a> {
         let committed = self.store().map_or(Ok(()), Store::commit);
         if let Err(error) = committed {
             self.give_up(&error);
-            self.batch.retain(|(_, remembered, _)| *remembered != Remembered::InStore);
         }
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
