@@ -64,6 +64,8 @@ pub struct Index {
     at_start: (u64, u64),
     version_ids: HashMap<Version, i64>,
     versions: HashMap<i64, Version>,
+    /// Rows looked up one by one so far.
+    lookups: u64,
 }
 
 impl Index {

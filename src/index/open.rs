@@ -159,6 +159,7 @@ impl Index {
             at_start: (0, 0),
             version_ids: HashMap::new(),
             versions: HashMap::new(),
+            lookups: 0,
         };
         index.read_identity(random)?;
         Ok(index)

@@ -72,6 +72,9 @@ impl Known {
     }
 }
 
+/// After so many rows have been looked up one by one, the database may keep 64 MiB in memory.
+const MANY_LOOKUPS: u64 = 4096;
+
 /// Which of the two tables of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Table {
@@ -150,10 +153,21 @@ impl Index {
 
     /// The row of a path.
     pub fn row(&mut self, path: &RelPath) -> Result<Option<Stored>, IndexError> {
+        self.note_lookup()?;
         let sql = format!("SELECT {COLUMNS} FROM entries WHERE path = ?1");
         let raw =
             self.db.prepare_cached(&sql)?.query_row([path.as_bytes()], Raw::read).optional()?;
         raw.map(|raw| self.understand(raw)).transpose()
+    }
+
+    /// Whoever looks up thousands of rows has much to do, and is worth more memory than a run that
+    /// only finds that nothing has changed.
+    fn note_lookup(&mut self) -> Result<(), IndexError> {
+        self.lookups += 1;
+        if self.lookups == MANY_LOOKUPS {
+            self.db.execute_batch("PRAGMA cache_size = -65536")?;
+        }
+        Ok(())
     }
 
     /// The rows above a sequence number, sorted by path.

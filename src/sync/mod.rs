@@ -13,6 +13,9 @@ mod responder;
 mod send;
 mod site;
 pub mod store;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub use config::{Budget, Config, ConfigError, StoreConfig};
 pub use initiator::{Outcome, initiate};
