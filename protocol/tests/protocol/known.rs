@@ -6,7 +6,7 @@ use psync_protocol::changes::{Altered, Change, ChangesReader, Fate, Known, encod
 use psync_protocol::codec::Put;
 use psync_protocol::error::DecodeError;
 use psync_protocol::manifest::ENTRIES_MAX;
-use psync_protocol::message::{Coverage, Mark, Message, Plan, Statement, Verdict, Welcome};
+use psync_protocol::message::{Coverage, Demand, Mark, Message, Plan, Statement, Verdict, Welcome};
 use psync_protocol::session::{
     AnswerStep, AwaitingHello, AwaitingStatement, Manners, Opening, PlanStep, Stated, StatementStep,
 };
@@ -425,4 +425,55 @@ fn marks_and_decisions_travel_like_beside_like_and_arrive_in_order() {
         stand.initiator.as_ref().is_some_and(|row| matches!(row.content, Content::File { .. }))
     };
     assert_eq!(planned.agreement.paths.iter().filter(|stand| live(stand)).count(), 4);
+}
+
+/// Alice stated by number, and Bob has nothing: she states her rows anew, and the plan at once.
+#[test]
+fn a_plan_for_a_blank_responder_is_in_the_order_of_paths() {
+    let stating = Opening::new(&hello()).greeted();
+    let rows = alices_rows(stating.key());
+    let altered = (Altered { known: known(), changes: changes() }, manners());
+    let (said, mut waiting) =
+        stating.state_altered(statement(), rows.clone(), &[], Vec::new(), altered);
+    let mut state = awaiting(&[]).unwrap();
+    let mut said = said.into_iter();
+    let mut answering = loop {
+        match state.receive(said.next().unwrap()).unwrap() {
+            StatementStep::More(next) => state = next,
+            StatementStep::Turn(_, answering) => break answering,
+        }
+    };
+    answering.altered(manners());
+    let verdict = Verdict::Restate { since: 0, first_contact: true };
+    let welcome = answering.welcome(Welcome { verdict, ..samples::welcome() });
+    let everything = Statement { coverage: Coverage::Everything, ..statement() };
+    let (answer, mut planning) = answering.demand(Vec::new(), everything.clone(), Demand::Blank);
+    let mut deciding = None;
+    for message in std::iter::once(welcome).chain(answer) {
+        match waiting.receive(message).unwrap() {
+            AnswerStep::More(next) | AnswerStep::Problem(next, _) => waiting = next,
+            AnswerStep::Turn(turn) => {
+                deciding = Some(turn);
+                break;
+            }
+        }
+    }
+    let (restated, mut deciding) = deciding.unwrap().restate_to_blank(everything, rows).unwrap();
+    let paths = deciding.paths().unwrap();
+    let take = Decision::take(Role::Initiator);
+    // a, b, b/gone, c, d
+    let decisions = [&take, &take, &Decision::agree(), &take, &take].map(Clone::clone).to_vec();
+    let (plan, agreement, _) = deciding.plan(paths, decisions.clone(), 9, Vec::new()).unwrap();
+    assert_eq!(plan[..], [Message::Plan(Plan::new(9, 0, &decisions))]);
+    assert_eq!(agreement.decisions, decisions);
+    for message in restated.into_iter().chain(plan) {
+        let PlanStep::More(next) = planning.receive(message).unwrap() else {
+            panic!("the plan is complete only when something else comes")
+        };
+        planning = next;
+    }
+    let PlanStep::Planned(planned, _) = planning.receive(Message::End).unwrap() else {
+        panic!("the plan is complete")
+    };
+    assert_eq!(planned.agreement.decisions, decisions);
 }
