@@ -8,6 +8,7 @@
 //! reads numbers; [`manifest`], [`decision`] and [`message`] put words into messages; [`frame`]
 //! puts messages on the line; [`session`] says which message may come when.
 
+pub mod changes;
 pub mod codec;
 pub mod decision;
 pub mod entry;

@@ -485,7 +485,7 @@ fn check(reader: &mut Reader<'_>) -> Result<Check, DecodeError> {
     Ok(Check(u64::from_le_bytes(reader.array("a check")?)))
 }
 
-fn read_versions(reader: &mut Reader<'_>) -> Result<Vec<Version>, DecodeError> {
+pub(crate) fn read_versions(reader: &mut Reader<'_>) -> Result<Vec<Version>, DecodeError> {
     let replicas = read_replicas(reader)?;
     let vectors = reader.count("a count of versions", 2 * BATCH_ROWS)?;
     (0..vectors).map(|_| read_version(reader, &replicas)).collect()

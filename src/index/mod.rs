@@ -9,6 +9,7 @@ mod rows;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod traces;
 
 pub use blocks::{BlockHashes, Remembered, SharedFile};
 pub use open::{Lock, OpenError, SetAside};

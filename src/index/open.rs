@@ -59,6 +59,10 @@ const MIGRATIONS: &[&str] = &[
         seed INTEGER NOT NULL, len INTEGER NOT NULL, packed BLOB NOT NULL
     );
 ",
+    "
+    ALTER TABLE entries ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entries ADD COLUMN base_size INTEGER;
+",
 ];
 
 /// Why an index cannot be opened.

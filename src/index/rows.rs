@@ -82,8 +82,8 @@ enum Table {
     Intents,
 }
 
-/// The columns of a [`Stored`]. Whatever a table has besides takes its default when a row is
-/// written: so a row that changes is not remembered any more.
+/// The columns of a [`Stored`]. What the table of entries has besides is kept up by the statement
+/// that writes a row.
 macro_rules! columns {
     () => {
         "path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version, \
@@ -93,16 +93,19 @@ macro_rules! columns {
 
 const COLUMNS: &str = columns!();
 
-/// The statement that writes a row into a table.
+/// The statement that writes a row into a table, with further columns of a new row, their values,
+/// and what is also set in a row that is there.
 macro_rules! write_into {
-    ($table:literal, $also:literal) => {
+    ($table:literal, $more:literal, $values:literal, $also:literal) => {
         concat!(
             "INSERT INTO ",
             $table,
-            "(path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version,
-              sequence, inode, agreed_mode, shared, deleted_at, hash, base, target)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
-             ON CONFLICT(path) DO UPDATE SET
+            "(",
+            columns!(),
+            $more,
+            ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17",
+            $values,
+            ") ON CONFLICT(path) DO UPDATE SET
               stamp = ?2, kind = ?3, size = ?4, mode = ?5, mtime = ?6, mtime_nanos = ?7,
               content_version = ?8, props_version = ?9, sequence = ?10, inode = ?11,
               agreed_mode = ?12, shared = ?13, deleted_at = ?14, hash = ?15, base = ?16,
@@ -111,6 +114,18 @@ macro_rules! write_into {
         )
     };
 }
+
+/// An entry also keeps since when it has its content, how long its base is, as far as the row before
+/// knew, and how its content is remembered: the same content stays as well remembered as it is.
+const WRITE_ENTRY: &str = write_into!(
+    "entries",
+    ", changed",
+    ", ?10",
+    ", changed = CASE WHEN kind = ?3 AND hash IS ?15 THEN changed ELSE ?10 END,
+       base_size = CASE WHEN kind = 2 AND hash = ?16 THEN size WHEN base = ?16 THEN base_size END,
+       remembered = CASE WHEN hash IS ?15 THEN remembered ELSE 0 END"
+);
+const WRITE_INTENT: &str = write_into!("intents", "", "", "");
 
 impl Index {
     /// Loads what a scan compares with.
@@ -315,12 +330,8 @@ impl Index {
             Content::Symlink { target, hash } => (3, 0, Some(hash.0), Some(&**target)),
         };
         let mut statement: CachedStatement<'_> = self.db.prepare_cached(match table {
-            // The same content stays as well remembered as it is.
-            Table::Entries => write_into!(
-                "entries",
-                ", remembered = CASE WHEN hash IS ?15 THEN remembered ELSE 0 END"
-            ),
-            Table::Intents => write_into!("intents", ""),
+            Table::Entries => WRITE_ENTRY,
+            Table::Intents => WRITE_INTENT,
         })?;
         statement.execute(rusqlite::params![
             row.path.as_bytes(),

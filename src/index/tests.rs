@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use psync_protocol::{Content, ContentHash, RelPath};
 
 use super::*;
-use crate::manifest::{Stamp, Stored};
+use crate::manifest::{Reference, Stamp, Stored};
 
 struct Folder(PathBuf);
 
@@ -141,6 +141,8 @@ fn an_index_of_the_first_format_keeps_its_rows_and_remembers_from_now_on() {
             .db
             .execute_batch(
                 "DROP INDEX entries_to_remember; ALTER TABLE entries DROP COLUMN remembered;
+             ALTER TABLE entries DROP COLUMN changed;
+             ALTER TABLE entries DROP COLUMN base_size;
              DROP TABLE blocks; DROP TABLE lines; PRAGMA user_version = 1;",
             )
             .unwrap();
@@ -149,6 +151,42 @@ fn an_index_of_the_first_format_keeps_its_rows_and_remembers_from_now_on() {
     let index = folder.open();
     assert_eq!(index.replica(), replica);
     assert_eq!(names(&index, Remembered::Not), ["a"]);
+}
+
+fn traces_of(index: &Index) -> Vec<(String, Option<u64>, Option<u64>, u64)> {
+    let traces = index.traces().unwrap().into_iter();
+    let size = |reference: Option<Reference>| reference.and_then(|reference| reference.size);
+    traces
+        .map(|trace| (trace.path.to_string(), size(trace.content), size(trace.base), trace.changed))
+        .collect()
+}
+
+#[test]
+fn a_row_tells_since_when_it_has_its_content_and_how_long_its_base_was() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    let based_on = |stored: Stored, base: &str| {
+        let base = Some(ContentHash::of_bytes(base.as_bytes()));
+        Stored { row: Row { base, ..stored.row }, ..stored }
+    };
+    let mut touched = file("a", "one");
+    index.put(&touched).unwrap();
+    touched.row.props.mode = 0o600;
+    index.put(&touched).unwrap();
+    index.put(&file("b", "three")).unwrap();
+    assert_eq!(traces_of(&index), [("a".into(), Some(3), None, 1), ("b".into(), Some(5), None, 3)]);
+    // The base stays what it was, however often the file is edited after that.
+    index.put(&based_on(file("a", "edited"), "one")).unwrap();
+    index.put(&based_on(file("a", "edited again"), "one")).unwrap();
+    assert_eq!(traces_of(&index)[0], ("a".into(), Some(12), Some(3), 5));
+    let mut gone = based_on(file("b", ""), "three");
+    gone.row.content = Content::Deleted { moved_to: Some(path("c")) };
+    index.put(&gone).unwrap();
+    index.put(&based_on(file("c", "was b, and longer"), "three")).unwrap();
+    let traces = traces_of(&index);
+    assert_eq!(traces[1], ("b".into(), None, Some(5), 6));
+    assert_eq!(traces[2], ("c".into(), Some(17), None, 7), "what never stood here has no length");
+    assert_eq!(index.traces().unwrap()[1].moved_to, Some(path("c")));
 }
 
 #[test]

@@ -3,17 +3,19 @@
 
 mod answer;
 mod fold;
+mod known;
 mod tree;
 
 pub use answer::{Answered, Own, Terms, answer};
 pub use fold::{Folded, fold, room, unfold};
+pub use known::{Numbered, Reference, References, Trace, Unnumbered, WORTH, number, unnumber};
 #[cfg(test)]
 pub(crate) use tree::plain_from;
 pub use tree::{
     Found, Outline, differences, find_common, plain, their_row, tree, unknown_differences, untold,
 };
 
-use psync_protocol::{ContentHash, Row};
+use psync_protocol::{ContentHash, RelPath, Row};
 
 /// 64 bits that stand for kind, size, mode, times and inode of a file as it was when its content
 /// was last known. A file that was changed keeps its stamp with probability 2^-64. Zero: unknown,
@@ -39,6 +41,14 @@ pub struct Stored {
     pub shared: bool,
     /// When it was found deleted, in seconds since 1970; zero for what lives.
     pub deleted_at: i64,
+}
+
+impl Stored {
+    /// What stands for the row of a path that is in no index.
+    pub fn absent(path: RelPath) -> Stored {
+        let stamp = Stamp::UNKNOWN;
+        Stored { row: Row::absent(path), stamp, inode: 0, shared: false, deleted_at: 0 }
+    }
 }
 
 /// Whether an end can take part at a path.

@@ -392,8 +392,15 @@ impl<'a> Drafter<'a> {
             if stand.initiator.is_some() || decision.is_postponed() {
                 continue;
             }
-            let taken_whole = *decision == Decision::take(Role::Responder);
-            if taken_whole && self.theirs[at].includes(&self.ours[at]) {
+            // What comes of it is what the responder has: its row says all there is to say.
+            let follows = decision.props == PropsDecision::Take(Role::Responder)
+                && matches!(
+                    decision.content,
+                    ContentDecision::Agree | ContentDecision::Take(Role::Responder)
+                )
+                && !decision.content_resolved
+                && !decision.props_resolved;
+            if follows && self.theirs[at].includes(&self.ours[at]) {
                 continue;
             }
             extra.push(match &self.locals[at].row {

@@ -5,8 +5,7 @@ use psync_protocol::session::{
     Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Stating, Talking, Twin,
 };
 use psync_protocol::{
-    Check, ErrorCode, Message, ProtocolError, RelPath, ReplicaId, Role, Row, VERSION_MAX,
-    VERSION_MIN,
+    Check, ErrorCode, Message, ProtocolError, RelPath, Role, Row, VERSION_MAX, VERSION_MIN,
 };
 
 use super::exchange::{self, Closing, Worker};
@@ -14,7 +13,7 @@ use super::record::{self, Relation};
 use super::{Request, Site, SyncError, random};
 use crate::apply::Keys;
 use crate::index::Peer;
-use crate::manifest::{self, LocalAccess, Stored};
+use crate::manifest::{self, LocalAccess, Numbered, Stored};
 use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, Policy};
 use crate::report::{Action, Conflict, Phase, Report, Trouble};
 use crate::root::places;
@@ -69,32 +68,21 @@ fn what_was_said(error: SyncError, line: &mut Line) -> SyncError {
     }
 }
 
-/// States rows: one by one, or what stands for many of them.
-fn state(
+/// States everything: one digest stands for most rows, if there are such.
+fn state_everything(
     stating: Stating,
     statement: Statement,
     stored: &[Stored],
-    author: ReplicaId,
+    rows: Vec<Row<Check>>,
 ) -> (Vec<Message>, AwaitingAnswer) {
-    let key = stating.key().clone();
-    let rows: Vec<_> = stored.iter().map(|stored| stored.row.stated(&key)).collect();
-    match statement.coverage {
-        Coverage::Changes { .. } => {
-            let folded = manifest::fold(stored, author);
-            let told: Vec<_> = folded.told.into_iter().map(|at| rows[at].clone()).collect();
-            stating.state_folded(statement, rows, &told, folded.moved)
-        }
-        Coverage::Everything => {
-            let Some((versions, plain)) = manifest::plain(stored) else {
-                return stating.state(statement, rows);
-            };
-            let covered = stored.iter().zip(&plain).filter(|(_, plain)| **plain);
-            let tree = manifest::tree(covered.map(|(stored, _)| stored), versions, &key);
-            let told = rows.iter().zip(&plain).filter(|(_, plain)| !**plain);
-            let told: Vec<_> = told.map(|(row, _)| row.clone()).collect();
-            stating.state_tree(statement, rows, &told, tree)
-        }
-    }
+    let Some((versions, plain)) = manifest::plain(stored) else {
+        return stating.state(statement, rows);
+    };
+    let covered = stored.iter().zip(&plain).filter(|(_, plain)| **plain);
+    let tree = manifest::tree(covered.map(|(stored, _)| stored), versions, stating.key());
+    let told = rows.iter().zip(&plain).filter(|(_, plain)| !**plain);
+    let told: Vec<_> = told.map(|(row, _)| row.clone()).collect();
+    stating.state_tree(statement, rows, &told, tree)
 }
 
 fn all_stated(rows: &[Stored], deciding: &Deciding) -> Vec<Row<Check>> {
@@ -165,10 +153,12 @@ impl Initiator<'_> {
         };
         let rows = self.rows_to_state(&survey, coverage, since.as_ref())?;
         let statement = self.statement(&survey, coverage);
-        let (messages, awaiting) = state(stating, statement, &rows, self.site.index.replica());
+        let (messages, awaiting) =
+            self.state(stating, statement, &rows, &survey, since.as_ref())?;
         self.send_all(messages)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
+        let deciding = self.unnumber(deciding, &survey, since.as_ref())?;
         self.plan_and_carry_out(deciding, &survey, relation)
     }
 
@@ -232,6 +222,47 @@ impl Initiator<'_> {
         let to_state = record::rows_to_state(&mut self.site.index, survey, since, peer)?;
         self.held_back = to_state.held_back;
         Ok(to_state.rows)
+    }
+
+    /// States rows: one by one, or what stands for many of them.
+    fn state(
+        &self,
+        stating: Stating,
+        statement: Statement,
+        stored: &[Stored],
+        survey: &Survey,
+        peer: Option<&Peer>,
+    ) -> Result<(Vec<Message>, AwaitingAnswer), SyncError> {
+        let key = stating.key().clone();
+        let mut rows: Vec<_> = stored.iter().map(|stored| stored.row.stated(&key)).collect();
+        if statement.coverage == Coverage::Everything {
+            return Ok(state_everything(stating, statement, stored, rows));
+        }
+        let folded = manifest::fold(stored, self.site.index.replica());
+        let numbered = self.number(stored, &mut rows, &folded.told, survey, peer)?;
+        let told = numbered.as_ref().map_or(&folded.told, |numbered| &numbered.told);
+        let told: Vec<_> = told.iter().map(|&at| rows[at].clone()).collect();
+        Ok(match numbered {
+            Some(Numbered { altered, manners, .. }) => {
+                let altered = (altered, manners);
+                stating.state_altered(statement, rows, &told, folded.moved, altered)
+            }
+            None => stating.state_folded(statement, rows, &told, folded.moved),
+        })
+    }
+
+    /// Says by number what has become of entries that the peer knows, if there is enough of it.
+    fn number(
+        &self,
+        rows: &[Stored],
+        stated: &mut [Row<Check>],
+        told: &[usize],
+        survey: &Survey,
+        peer: Option<&Peer>,
+    ) -> Result<Option<Numbered>, SyncError> {
+        let Some(peer) = peer.filter(|_| told.len() >= manifest::WORTH) else { return Ok(None) };
+        let references = record::references(&self.site.index, survey, peer.ours, peer.replica)?;
+        Ok(manifest::number(rows, stated, told, &references, manifest::WORTH))
     }
 
     fn statement(&self, survey: &Survey, coverage: Coverage) -> Statement {
@@ -308,10 +339,46 @@ impl Initiator<'_> {
                 let relation = Relation { first_contact: first_contact || known.is_none() };
                 return Ok((deciding, relation));
             }
-            let (messages, awaiting) = restate(deciding, statement, &to_state.rows);
-            self.send_all(messages)?;
-            deciding = self.hear_answer(awaiting)?;
+            let awaiting = restate(deciding, statement, &to_state.rows);
+            deciding = self.send_and_hear(awaiting)?;
         }
+    }
+
+    fn send_and_hear(
+        &mut self,
+        (messages, awaiting): (Vec<Message>, AwaitingAnswer),
+    ) -> Result<Deciding, SyncError> {
+        self.send_all(messages)?;
+        self.hear_answer(awaiting)
+    }
+
+    /// Puts rows in the place of what the answer says by number. Where that is not possible, this
+    /// end states its rows anew and is answered row by row.
+    fn unnumber(
+        &mut self,
+        mut deciding: Deciding,
+        survey: &Survey,
+        peer: Option<&Peer>,
+    ) -> Result<Deciding, SyncError> {
+        let Some(altered) = deciding.answer.altered.take() else { return Ok(deciding) };
+        let replica = deciding.answer.welcome.replica;
+        let since = peer.filter(|peer| peer.replica == replica).map_or(0, |peer| peer.ours);
+        let key = deciding.their_key();
+        let references = record::references(&self.site.index, survey, since, replica)?;
+        let index = &mut self.site.index;
+        let rows = manifest::unnumber(&altered, &references, &key, |path| index.row(path))?;
+        let rows =
+            rows.filter(|(rows, _)| rows.len() <= manifest::room(deciding.answer.rows.len()));
+        if let Some((rows, manners)) = rows
+            && deciding.unnumbered(rows, manners)
+        {
+            return Ok(deciding);
+        }
+        let coverage = if since == 0 { Coverage::Everything } else { Coverage::Changes { since } };
+        let to_state = record::rows_to_state(&mut self.site.index, survey, since, Some(replica))?;
+        self.held_back = to_state.held_back;
+        let statement = self.statement(survey, coverage);
+        self.send_and_hear(restate(deciding, statement, &to_state.rows))
     }
 
     fn plan_and_carry_out(

@@ -7,7 +7,7 @@ use psync_protocol::{Check, Content, ContentDecision, RelPath, ReplicaId, Row};
 
 use super::exchange::Closing;
 use crate::index::{Index, IndexError, Peer};
-use crate::manifest::{LocalAccess, Stored};
+use crate::manifest::{LocalAccess, References, Stored};
 use crate::scan::Survey;
 use crate::transport::Rates;
 
@@ -51,6 +51,21 @@ pub(super) struct ToState {
     pub(super) rows: Vec<Stored>,
     /// Paths whose rows cannot be vouched for now: to be told another time.
     pub(super) held_back: Vec<RelPath>,
+}
+
+/// The entries that this end and a peer have known since the session after which this index had
+/// given `since`: what is pending, out of scope or cannot be read is not among them.
+pub(super) fn references(
+    index: &Index,
+    survey: &Survey,
+    since: u64,
+    peer: ReplicaId,
+) -> Result<References, IndexError> {
+    let pending: BTreeSet<RelPath> = index.pending(peer)?.into_iter().collect();
+    let left_out = |path: &RelPath, is_directory| {
+        pending.contains(path) || survey.is_blind(path) || !survey.scope.covers(path, is_directory)
+    };
+    Ok(References::new(index.traces()?, since, left_out))
 }
 
 /// Whether this end can take part at a path, given what either side has there.

@@ -101,6 +101,7 @@ fn serve_root(
     let responder = Responder {
         site: &mut site,
         held_back: Vec::new(),
+        may_number: true,
         outline: None,
         line,
         hello,
@@ -144,6 +145,8 @@ impl Compared {
 struct Responder<'a> {
     site: &'a mut Site,
     held_back: Vec<RelPath>,
+    /// Whether the initiator can be told by number what has become of what both know.
+    may_number: bool,
     /// What the initiator was told of this tree.
     outline: Option<Outline>,
     line: &'a mut Line,
@@ -194,7 +197,10 @@ impl Responder<'_> {
                 StatementStep::Turn(stated, answering) => break (stated, answering),
             };
         };
+        let mut answering = answering;
+        let (stated, unnumbered) = self.unnumber(stated, &mut answering)?;
         let (stated, compared) = self.unfold(stated)?;
+        let compared = if unnumbered { compared } else { Compared::Unknown };
         let verdict = self.judge(&stated, compared.is_same())?;
         let mut statement = stated.statement.clone();
         let mut waiting = self.answer_first(stated, answering, verdict, compared, &their_key)?;
@@ -215,6 +221,7 @@ impl Responder<'_> {
                 PlanStep::More(waiting) => waiting,
                 PlanStep::Restated(stated, answering) => {
                     statement = stated.statement.clone();
+                    self.may_number = false;
                     let (messages, waiting) =
                         self.answer_again(stated, answering, relation, &their_key)?;
                     self.send_all(messages)?;
@@ -228,6 +235,28 @@ impl Responder<'_> {
                 }
             };
         }
+    }
+
+    /// Puts rows in the place of changes that were stated by number. Says whether that was possible.
+    fn unnumber(
+        &mut self,
+        mut stated: Stated,
+        answering: &mut Answering,
+    ) -> Result<(Stated, bool), SyncError> {
+        let Some(altered) = stated.altered.take() else { return Ok((stated, true)) };
+        let (since, peer) = (self.hello.processed, self.hello.replica);
+        let key = CheckKey::new(peer, &self.hello.nonce);
+        let references = record::references(&self.site.index, &self.survey, since, peer)?;
+        let index = &mut self.site.index;
+        let rows = manifest::unnumber(&altered, &references, &key, |path| index.row(path))?;
+        let Some((rows, manners)) =
+            rows.filter(|(rows, _)| rows.len() <= manifest::room(stated.rows.len()))
+        else {
+            return Ok((stated, false));
+        };
+        stated.rows.extend(rows);
+        answering.altered(manners);
+        Ok((stated, true))
     }
 
     /// Puts rows in the place of what stands for them, as far as that is possible.
@@ -433,7 +462,7 @@ impl Responder<'_> {
     fn answer(
         &mut self,
         stated: Stated,
-        answering: Answering,
+        mut answering: Answering,
         relation: Relation,
         their_key: &CheckKey,
         problems: Vec<psync_protocol::message::Problem>,
@@ -446,8 +475,14 @@ impl Responder<'_> {
             false => None,
         };
         let given = given_with_rows(root, store, candidates, &answered.rows, effort);
-        let statement = self.statement(self.coverage(&stated));
-        let (marks, rows) = (answered.marks, answered.rows);
+        let coverage = self.coverage(&stated);
+        let statement = self.statement(coverage);
+        let (marks, mut rows) = (answered.marks, answered.rows);
+        if let Coverage::Changes { since: since @ 1.. } = coverage
+            && self.may_number
+        {
+            self.number(&mut rows, since, &mut answering)?;
+        }
         Ok(answering.answer(stated.rows, problems, statement, marks, rows, given))
     }
 
@@ -495,6 +530,36 @@ impl Responder<'_> {
         let survey = &self.survey;
         let mut own = Own { index: &mut self.site.index, survey, key: their_key, files: None };
         Ok((manifest::answer(&stated.rows, news, terms, &mut own)?, candidates))
+    }
+
+    /// Says by number what has become of entries that the initiator knows, if there is enough of it.
+    fn number(
+        &mut self,
+        rows: &mut [Row<Check>],
+        since: u64,
+        answering: &mut Answering,
+    ) -> Result<(), SyncError> {
+        if rows.len() < manifest::WORTH {
+            return Ok(());
+        }
+        let peer = self.hello.replica;
+        let references = record::references(&self.site.index, &self.survey, since, peer)?;
+        let (mut own, mut told) = (Vec::with_capacity(rows.len()), Vec::new());
+        for (at, row) in rows.iter().enumerate() {
+            // What is stated of a path that has never been here is in no index.
+            let stored = self.site.index.row(&row.path)?;
+            told.extend(stored.is_some().then_some(at));
+            own.push(stored.unwrap_or_else(|| Stored::absent(row.path.clone())));
+        }
+        let worth = manifest::WORTH;
+        let Some(numbered) = manifest::number(&own, rows, &told, &references, worth) else {
+            return Ok(());
+        };
+        let plain: HashSet<usize> = numbered.told.into_iter().collect();
+        let is_told = |at: &usize| plain.contains(at) || told.binary_search(at).is_err();
+        let told = (0..rows.len()).filter(is_told).map(|at| rows[at].clone()).collect();
+        answering.number(told, numbered.altered, numbered.manners);
+        Ok(())
     }
 
     fn statement(&self, coverage: Coverage) -> Statement {

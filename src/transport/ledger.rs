@@ -58,9 +58,12 @@ impl Purpose {
         match message {
             Message::Hello(_) | Message::Welcome(_) => (Purpose::Handshake, Density::Dense),
             Message::Statement(_) => (Purpose::Handshake, Density::Dense),
-            Message::Rows(_) | Message::Moved(_) | Message::Marks(_) | Message::Plan(_) => {
-                (Purpose::Manifests, Density::Loose)
-            }
+            Message::Rows(_)
+            | Message::Moved(_)
+            | Message::Known(_)
+            | Message::Changes(_)
+            | Message::Marks(_)
+            | Message::Plan(_) => (Purpose::Manifests, Density::Loose),
             Message::Common(_) | Message::Props(_) | Message::Counterparts(_) => {
                 (Purpose::Manifests, Density::Loose)
             }

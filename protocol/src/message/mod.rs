@@ -24,6 +24,7 @@ pub use tree::{
     REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH, SPREAD_MAX, Summary, Tree, Versions,
 };
 
+use crate::changes::Known;
 use crate::codec::{Put, Reader};
 use crate::entry::ContentHash;
 use crate::error::{DecodeError, ErrorCode, ProtocolError};
@@ -100,6 +101,10 @@ pub enum Message {
     Unresolved(Unresolved),
     /// Proves all contents since the last one that came without a hash of their own.
     Proof(Proof),
+    /// Introduces changes of entries that both ends know.
+    Known(Known),
+    /// Some of these changes, see [`crate::changes`].
+    Changes(Vec<u8>),
 }
 
 macro_rules! message_types {
@@ -154,6 +159,8 @@ message_types! {
     Props = 27;
     Counterparts = 28;
     Unresolved = 29;
+    Known = 30;
+    Changes = 31;
 }
 
 impl Message {
@@ -164,7 +171,10 @@ impl Message {
             Message::Hello(hello) => hello.encode(&mut out),
             Message::Welcome(welcome) => welcome.encode(&mut out),
             Message::Statement(statement) => statement.encode(&mut out),
-            Message::Rows(bytes) | Message::Literal(bytes) | Message::Signature(bytes) => {
+            Message::Rows(bytes)
+            | Message::Changes(bytes)
+            | Message::Literal(bytes)
+            | Message::Signature(bytes) => {
                 out.put_raw(bytes);
             }
             Message::Moved(moved) => moved.encode(&mut out),
@@ -186,6 +196,7 @@ impl Message {
             Message::Against(against) => against.encode(&mut out),
             Message::Segment(segment) => segment.encode(&mut out),
             Message::Unresolved(unresolved) => unresolved.encode(&mut out),
+            Message::Known(known) => known.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping(0) => {}
             Message::Ping(rate) => out.put_varint(*rate),
@@ -239,6 +250,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         20 => Message::Patches(Patches::decode(r)?),
         21 => Message::Against(Against::decode(r)?),
         22 => Message::Proof(Proof(r.array("a proof")?)),
+        30 => Message::Known(Known::decode(r)?),
+        31 => return Ok(Message::Changes(payload.to_vec())),
         23 => Message::Segment(Segment::decode(r)?),
         19 => Message::Moved(Moved::decode(r)?),
         24 => Message::Tree(Tree::decode(r)?),

@@ -1,8 +1,10 @@
 //! The initiator's states, up to the plan.
 
 use super::{
-    Agreement, Manifests, Paths, Rows, Steps, Talking, Twin, blank_marks, counterpart, refuse,
+    Agreement, Manifests, Manners, Paths, Rows, Steps, Talking, Twin, blank_marks, broken,
+    counterpart, refuse,
 };
+use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Props, Row};
 use crate::error::ProtocolError;
@@ -107,7 +109,30 @@ impl Stating {
             props: Steps::default(),
             given: None,
             proof: None,
+            manners: Manners::default(),
+            altered: None,
         }
+    }
+
+    /// As [`Stating::state_folded`]; `altered` says by number what is neither in `told` nor moved,
+    /// and `manners` says the same by path.
+    pub fn state_altered(
+        self,
+        statement: Statement,
+        rows: Vec<Row<Check>>,
+        told: &[Row<Check>],
+        moved: Vec<Moved>,
+        (altered, manners): (Altered, Manners),
+    ) -> (Vec<Message>, AwaitingAnswer) {
+        if moved.iter().map(Moved::exception_bytes).sum::<usize>() > STATEMENT_EXCEPTION_BYTES {
+            return self.state(statement, rows);
+        }
+        let (mut messages, next) = self.state_folded(statement, rows, told, moved);
+        messages.pop();
+        messages.push(Message::Known(altered.known));
+        messages.extend(changes::encode(&altered.changes).into_iter().map(Message::Changes));
+        messages.push(Message::End);
+        (messages, AwaitingAnswer { manners, ..next })
     }
 }
 
@@ -134,6 +159,8 @@ pub struct AwaitingAnswer {
     props: Steps,
     given: Option<Patches>,
     proof: Option<Proof>,
+    manners: Manners,
+    altered: Option<ChangesReader>,
 }
 
 /// What a message of the answer led to.
@@ -167,6 +194,8 @@ pub struct Answer {
     pub twins: Vec<Twin>,
     /// Contents of some of its rows that it sent along.
     pub given: Option<Given>,
+    /// Changes of entries that both ends know: until they are rows, no plan can be made.
+    pub altered: Option<Altered>,
 }
 
 /// Contents that the responder sent along with its rows.
@@ -212,9 +241,24 @@ impl AwaitingAnswer {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
                 }
             }
+            (Message::Known(known), Some(welcome), Some(statement))
+                if matches!(statement.coverage, Coverage::Changes { .. })
+                    && matches!(welcome.verdict, Verdict::Proceed { .. })
+                    && self.first
+                    && self.altered.is_none()
+                    && self.given.is_none() =>
+            {
+                self.altered = Some(ChangesReader::new(known));
+            }
+            (Message::Changes(payload), ..) if self.altered.is_some() => {
+                if let Some(altered) = &mut self.altered {
+                    altered.batch(&payload).map_err(broken("Changes"))?;
+                }
+            }
             (Message::Rows(payload), ..)
                 if self.demand.is_none()
                     && self.given.is_none()
+                    && self.altered.is_none()
                     && self.counterparts.is_empty()
                     && self.props.is_empty() =>
             {
@@ -254,6 +298,7 @@ impl AwaitingAnswer {
         self.marks.len() < self.rows.len()
             && self.demand.is_none()
             && self.given.is_none()
+            && self.altered.is_none()
             && self.counterparts.is_empty()
             && self.props.is_empty()
             && self.theirs.as_ref().is_some_and(|rows| rows.len() == 0)
@@ -294,6 +339,7 @@ impl AwaitingAnswer {
     /// One message of contents may follow the rows, where none were left out.
     fn may_be_given(&self) -> bool {
         self.given.is_none()
+            && self.altered.is_none()
             && self.demand.is_none()
             && self.twins.is_empty()
             && self.theirs.is_some()
@@ -347,17 +393,21 @@ impl AwaitingAnswer {
                 Some(Given { patches, paths, proof })
             }
         };
-        let demand = self.demand;
-        let (marks, ours) = (self.marks, self.rows);
-        let answer = Answer { welcome, statement, marks, rows, ours, given, demand, twins };
-        Ok(Deciding { key: self.key, replica: self.replica, answer })
+        let (demand, ours) = (self.demand, self.rows);
+        let marks = self.manners.of_rows(&ours).restore(self.marks);
+        let altered = self.altered.map(ChangesReader::finish);
+        let answer =
+            Answer { welcome, statement, marks, rows, ours, given, demand, twins, altered };
+        let (manners, theirs) = (self.manners, Manners::default());
+        Ok(Deciding { key: self.key, replica: self.replica, manners, theirs, answer })
     }
 }
 
 /// The state of [`AwaitingAnswer`], and what it takes.
 const ANSWER: (&str, &str) = (
     "waiting for the answer",
-    "Welcome, Problem, Statement, then Demand or Marks, Rows, Patches and Proof or Counterparts and Props, then End in this order",
+    "Welcome, Problem, Statement, then Demand or Marks, Rows, and Patches and Proof or Known and Changes \
+     or Counterparts and Props, then End in this order",
 );
 
 /// The properties that are a step away from those of a row, and that such an entry can have.
@@ -371,6 +421,8 @@ fn away(step: &PropsStep, row: &Row<Check>) -> Result<Props, ProtocolError> {
 pub struct Deciding {
     key: CheckKey,
     replica: crate::ReplicaId,
+    manners: Manners,
+    theirs: Manners,
     /// The responder's answer.
     pub answer: Answer,
 }
@@ -386,7 +438,18 @@ impl Deciding {
         CheckKey::new(self.answer.welcome.replica, &self.answer.welcome.nonce)
     }
 
-    /// States rows anew, as the responder asked, and waits for another answer.
+    /// Puts rows, sorted by path, in the place of the answer's changes. Says whether no path is
+    /// stated twice.
+    pub fn unnumbered(&mut self, rows: Vec<Row<Check>>, manners: Manners) -> bool {
+        self.answer.altered = None;
+        self.answer.rows.extend(rows);
+        self.answer.rows.sort_by(|a, b| a.path.cmp(&b.path));
+        self.theirs = manners;
+        self.answer.rows.is_sorted_by(|a, b| a.path < b.path)
+    }
+
+    /// States rows anew, as the responder asked or because its answer does not tell enough, and
+    /// waits for another answer.
     pub fn restate(
         self,
         statement: Statement,
@@ -440,6 +503,7 @@ impl Deciding {
         };
         self.answer.welcome.verdict = Verdict::Proceed { first_contact };
         self.answer.demand = None;
+        self.manners = Manners::default();
         self.answer.marks = blank_marks(&rows);
         let messages = stated(statement, &rows);
         self.answer.ours = rows;
@@ -472,10 +536,14 @@ impl Deciding {
                 "the responder has to be told more rows first",
             ));
         }
+        if self.answer.altered.is_some() {
+            return Err(ProtocolError::Contradiction("the answer's changes are not rows yet"));
+        }
         if decisions.len() != paths.len() {
             return Err(ProtocolError::Contradiction("there is not one decision for each path"));
         }
-        let parts = Plan::parts(counter, extra.len() as u64, &decisions).into_iter();
+        let travelling = self.manners.of_paths(&self.theirs, &paths).arrange(&decisions);
+        let parts = Plan::parts(counter, extra.len() as u64, &travelling).into_iter();
         let mut messages: Vec<Message> = parts.map(Message::Plan).collect();
         messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));
         paths.add_extra(extra)?;

@@ -6,9 +6,11 @@
 //! ```text
 //! initiator                                   responder
 //! Opening
-//!   Hello Statement Rows* (Moved* | Tree) End ->  AwaitingHello, AwaitingStatement
+//!   Hello Statement Rows* ((Moved* (Known Changes*)?) | Tree?) End
+//!                                      --->  AwaitingHello, AwaitingStatement
 //! AwaitingAnswer                              Answering
-//!   <----  Welcome Problem* Statement (Demand | Marks* Rows* Counterparts* Props*) End
+//!   <----  Welcome Problem* Statement (Demand |
+//!            Marks* Rows* (Known Changes*)? Counterparts* Props*) End
 //! Deciding                                    AwaitingPlan
 //!   Statement Rows* (Common Props*)? End  -->  ... and back to Answering
 //!   or Plan+ Rows* ...  ------------------->
@@ -20,10 +22,12 @@
 
 mod exchange;
 mod initiator;
+mod order;
 mod responder;
 
 pub use exchange::{Event, Heard, Listening, Next, Talking};
 pub use initiator::{Answer, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Stating};
+pub use order::Manners;
 pub use responder::{
     Answering, AwaitingHello, AwaitingPlan, AwaitingStatement, PlanStep, Planned, Shared, Stated,
     StatementStep, common_version,

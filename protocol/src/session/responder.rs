@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Agreement, Listening, Manifests, Paths, Rows, Steps, Twin, blank_marks, broken, counterparts,
-    refuse,
+    Agreement, Listening, Manifests, Manners, Paths, Rows, Steps, Twin, blank_marks, broken,
+    counterparts, refuse,
 };
+use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
@@ -37,9 +38,15 @@ impl AwaitingHello {
         }
         let key = CheckKey::new(hello.replica, &hello.nonce);
         let common = Ends { replica: hello.replica, key };
-        let moves = Moves::default();
-        let tree = None;
-        Ok((hello, AwaitingStatement { common, greeted: false, statement: None, moves, tree }))
+        let awaiting = AwaitingStatement {
+            common,
+            greeted: false,
+            statement: None,
+            moves: Moves::default(),
+            altered: None,
+            tree: None,
+        };
+        Ok((hello, awaiting))
     }
 }
 
@@ -61,6 +68,7 @@ pub struct AwaitingStatement {
     greeted: bool,
     statement: Option<(Statement, Rows)>,
     moves: Moves,
+    altered: Option<ChangesReader>,
     tree: Option<Tree>,
 }
 
@@ -118,6 +126,8 @@ pub struct Stated {
     pub rows: Vec<Row<Check>>,
     /// Directories that were moved whole; what they stand for is known to whoever has the rows.
     pub moved: Vec<Moved>,
+    /// Changes of entries that both ends know; what they mean is known to whoever has them.
+    pub altered: Option<Altered>,
     /// What stands for all rows that were not stated.
     pub tree: Option<Tree>,
     /// What both ends have, in a statement of differences.
@@ -147,16 +157,28 @@ impl AwaitingStatement {
                 self.statement = Some((statement, Rows::new(self.common.key.clone())));
             }
             (Message::Rows(payload), Some((statement, mut rows)))
-                if self.moves.moved.is_empty() && self.tree.is_none() =>
+                if self.moves.moved.is_empty() && self.altered.is_none() && self.tree.is_none() =>
             {
                 rows.take(&payload)?;
                 self.statement = Some((statement, rows));
             }
             (Message::Moved(moved), Some((statement, rows)))
-                if statement.coverage != Coverage::Everything =>
+                if statement.coverage != Coverage::Everything && self.altered.is_none() =>
             {
                 self.moves.add(moved)?;
                 self.statement = Some((statement, rows));
+            }
+            (Message::Known(known), Some((statement, rows)))
+                if statement.coverage != Coverage::Everything && self.altered.is_none() =>
+            {
+                self.altered = Some(ChangesReader::new(known));
+                self.statement = Some((statement, rows));
+            }
+            (Message::Changes(payload), Some(statement)) if self.altered.is_some() => {
+                if let Some(altered) = &mut self.altered {
+                    altered.batch(&payload).map_err(broken("Changes"))?;
+                }
+                self.statement = Some(statement);
             }
             (Message::Tree(tree), Some((statement, rows)))
                 if statement.coverage == Coverage::Everything && self.tree.is_none() =>
@@ -165,17 +187,23 @@ impl AwaitingStatement {
                 self.statement = Some((statement, rows));
             }
             (Message::End, Some((statement, rows))) => {
-                let (moved, tree) = (self.moves.moved, self.tree);
-                let stated = Stated { statement, rows: rows.finish()?, moved, tree, shared: None };
-                let owed = Owed::Nothing;
-                let answering = Answering { common: self.common, greeted: self.greeted, owed };
+                let stated = Stated {
+                    statement,
+                    rows: rows.finish()?,
+                    moved: self.moves.moved,
+                    altered: self.altered.map(ChangesReader::finish),
+                    tree: self.tree,
+                    shared: None,
+                };
+                let answering = Answering::new(self.common, self.greeted);
                 return Ok(StatementStep::Turn(stated, answering));
             }
             (other, _) => {
                 return Err(refuse(
                     other,
                     "waiting for a statement",
-                    "Statement, Rows, Moved (for changes) or Tree (for everything), End in this order",
+                    "Statement, Rows, Moved, Known, Changes (for changes) or Tree (for everything), \
+                     End in this order",
                 ));
             }
         }
@@ -202,9 +230,27 @@ pub struct Answering {
     common: Ends,
     greeted: bool,
     owed: Owed,
+    manners: Manners,
+    numbered: Option<(Vec<Row<Check>>, Altered, Manners)>,
 }
 
 impl Answering {
+    fn new(common: Ends, greeted: bool) -> Answering {
+        let (owed, manners) = (Owed::Nothing, Manners::default());
+        Answering { common, greeted, owed, manners, numbered: None }
+    }
+
+    /// Some rows were stated by number: marks and decisions travel in another order.
+    pub fn altered(&mut self, manners: Manners) {
+        self.manners = manners;
+    }
+
+    /// Of the rows of the answer only these are `told` one by one, the others by number; `manners`
+    /// says the same by path. Contents do not go along with such an answer.
+    pub fn number(&mut self, told: Vec<Row<Check>>, altered: Altered, manners: Manners) {
+        self.numbered = Some((told, altered, manners));
+    }
+
     /// Whether the greeting has been sent in an earlier answer.
     pub fn has_greeted(&self) -> bool {
         self.greeted
@@ -214,7 +260,7 @@ impl Answering {
     /// are the initiator's, kept for the plan; `given` are contents of some of the own rows, with
     /// what proves them, sent along because they will most likely be wanted.
     pub fn answer(
-        self,
+        mut self,
         stated: Vec<Row<Check>>,
         problems: Vec<Problem>,
         statement: Statement,
@@ -225,16 +271,23 @@ impl Answering {
         let mut messages: Vec<Message> = problems.into_iter().map(Message::Problem).collect();
         messages.push(Message::Statement(statement));
         if !stated.is_empty() {
-            let parts = mark_parts(&marks).into_iter();
+            let travelling = self.manners.of_rows(&stated).arrange(&marks);
+            let parts = mark_parts(&travelling).into_iter();
             messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
-        messages.extend(manifest::encode(&rows).into_iter().map(Message::Rows));
-        if let Some((patches, proof)) = given {
+        let told = self.numbered.as_ref().map_or(&rows, |(told, ..)| told);
+        messages.extend(manifest::encode(told).into_iter().map(Message::Rows));
+        let mut numbers = Manners::default();
+        if let Some((_, altered, manners)) = self.numbered.take() {
+            messages.push(Message::Known(altered.known));
+            messages.extend(changes::encode(&altered.changes).into_iter().map(Message::Changes));
+            numbers = manners;
+        } else if let Some((patches, proof)) = given {
             messages.extend([Message::Patches(patches), Message::Proof(proof)]);
         }
         messages.push(Message::End);
         let manifests = Manifests { initiator: stated, marks, responder: rows };
-        (messages, self.await_plan(manifests))
+        (messages, AwaitingPlan { numbers, ..self.await_plan(manifests) })
     }
 
     /// An answer to a statement of differences. `twins` (sorted by path) are what both have; their
@@ -288,7 +341,15 @@ impl Answering {
     }
 
     fn await_plan(self, manifests: Manifests) -> AwaitingPlan {
-        AwaitingPlan { common: self.common, manifests, owed: self.owed, restated: None, plan: None }
+        AwaitingPlan {
+            common: self.common,
+            manifests,
+            owed: self.owed,
+            manners: self.manners,
+            numbers: Manners::default(),
+            restated: None,
+            plan: None,
+        }
     }
 
     /// The first message of the first answer.
@@ -307,6 +368,9 @@ pub struct AwaitingPlan {
     common: Ends,
     manifests: Manifests,
     owed: Owed,
+    manners: Manners,
+    /// The same of the rows that this end stated.
+    numbers: Manners,
     restated: Option<Restating>,
     plan: Option<Planning>,
 }
@@ -324,8 +388,8 @@ impl Restating {
     fn finish(self) -> Result<Stated, ProtocolError> {
         let Restating { statement, rows, common, props } = self;
         let shared = common.map(|common| Shared { common, props: props.finish() });
-        let (moved, tree) = (Vec::new(), None);
-        Ok(Stated { statement, rows: rows.finish()?, moved, tree, shared })
+        let rows = rows.finish()?;
+        Ok(Stated { statement, rows, moved: Vec::new(), altered: None, tree: None, shared })
     }
 }
 
@@ -366,11 +430,17 @@ impl Planning {
         self.is_decided() && self.extra.len() as u64 == self.extra_rows
     }
 
-    fn complete(mut self, common: &Ends) -> Result<Planned, ProtocolError> {
+    fn complete(
+        mut self,
+        common: &Ends,
+        (ours, theirs): (&Manners, &Manners),
+    ) -> Result<Planned, ProtocolError> {
+        let order = theirs.of_paths(ours, &self.paths);
         self.paths.add_extra(self.extra.finish()?)?;
         let planner = Planner { replica: common.replica, counter: self.counter };
         let listening = Listening::first(Role::Responder, self.paths.len());
         let Planning { paths, decisions, .. } = self;
+        let decisions = order.restore(decisions);
         Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
     }
 }
@@ -429,14 +499,14 @@ impl AwaitingPlan {
             }
             (Message::End, Some(_), None) => {
                 let restating = self.restated.take().expect("matched just now");
-                let answering =
-                    Answering { common: self.common, greeted: true, owed: Owed::Nothing };
+                let answering = Answering::new(self.common, true);
                 return Ok(PlanStep::Restated(restating.finish()?, answering));
             }
             (Message::Plan(plan), Some(_), None) if self.owed == Owed::RowsAndPlan => {
                 let restating = self.restated.take().expect("matched just now");
                 self.manifests.initiator = restating.finish()?.rows;
                 self.manifests.marks = blank_marks(&self.manifests.initiator);
+                self.manners = Manners::default();
                 self.begin_plan(&plan)?;
             }
             (Message::Plan(plan), None, None) if self.owed == Owed::Nothing => {
@@ -452,7 +522,10 @@ impl AwaitingPlan {
             }
             (message, _, plan) if plan.as_ref().is_some_and(Planning::is_complete) => {
                 let planning = self.plan.take().expect("matched just now");
-                return Ok(PlanStep::Planned(planning.complete(&self.common)?, message));
+                return Ok(PlanStep::Planned(
+                    planning.complete(&self.common, (&self.numbers, &self.manners))?,
+                    message,
+                ));
             }
             (other, ..) => {
                 return Err(refuse(

@@ -11,13 +11,12 @@ use psync_protocol::session::{
 };
 use psync_protocol::{CheckKey, ContentHash, Decision, ProtocolError, Role, Row};
 
-use crate::moves;
 use crate::pair::{Actor, Step};
 use crate::samples::{
     self, ALICE, BOB, deleted, directory, failure, file, path, problem, stated, symlink, want,
     want_delta, want_delta_of,
 };
-use crate::trees;
+use crate::{known, moves, trees};
 
 /// What Bob makes of Alice's first statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,7 +312,8 @@ impl Actor for Alice {
             let rows = stated(&alices_rows(), stating.key());
             stating.state_tree(everything(300), rows, &told, trees::tree())
         } else {
-            stating.state_folded(samples::statement(), rows, &told, moved)
+            let (altered, plain) = known::by_number(&told);
+            stating.state_altered(samples::statement(), rows, &plain, moved, altered)
         };
         self.state = State::AwaitingAnswer(state);
         std::iter::once(Message::Hello(self.hello.clone())).chain(messages).collect()
@@ -361,6 +361,8 @@ impl Bob {
     }
 
     fn answer_first(&mut self, mut answering: Answering, heard: Stated) -> Step {
+        let (heard, manners) = known::from_numbers(heard);
+        answering.altered(manners);
         let unfolded = match self.manner {
             Manner::Proceed => moves::unfold(heard),
             Manner::SameTree => {

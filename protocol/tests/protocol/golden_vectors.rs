@@ -15,9 +15,8 @@ use psync_protocol::{
     PropsDecision, RelPath, Role, Row, Time,
 };
 
-use crate::moves;
 use crate::samples::{self, ALICE, BOB, failure, file, hello, path, problem, version, welcome};
-use crate::trees;
+use crate::{known, moves, trees};
 
 /// What a file holds: bytes, and who says them where that is told.
 fn vector(name: &str) -> Vec<(Option<Role>, Vec<u8>)> {
@@ -139,6 +138,7 @@ fn marks() -> Vec<Mark> {
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
+    let kept = psync_protocol::changes::encode(&known::changes()).remove(2);
     let filter = |include, pattern: &str| Filter { include, pattern: pattern.into() };
     let hello = Hello {
         codec: StreamCodec::Zstd,
@@ -197,6 +197,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("error.txt", Message::Error { code: ErrorCode::Busy, text: "déjà vu".into() }),
         ("ping.txt", Message::Ping(0)),
         ("ping-rate.txt", Message::Ping(1200)),
+        ("known.txt", Message::Known(known::known())),
+        ("changes.txt", Message::Changes(samples::changes())),
+        ("changes-kept.txt", Message::Changes(kept)),
         ("moved.txt", Message::Moved(moves::moved())),
         ("tree.txt", Message::Tree(trees::tree())),
         ("demand.txt", Message::Demand(Demand::Differences(trees::summary()))),

@@ -5,6 +5,7 @@
 mod actors;
 mod golden_vectors;
 mod hostile_bytes;
+mod known;
 mod limits;
 mod moves;
 mod pair;

@@ -72,6 +72,7 @@ impl Rules {
                     || in_order(&[("Plan", &["Plan"])]));
             let extra = self.said.contains(&"Plan");
             let tree = self.flight == 0 && !self.changes;
+            let numbers = self.flight == 0 && self.changes;
             let differences = matches!(self.demand, Some(Demand::Differences(_))) && !self.changes;
             self.common |= differences && matches!(message, Message::Common(_));
             plan || !extra
@@ -80,9 +81,23 @@ impl Rules {
                     ("Statement", &[start]),
                     ("Rows", &["Statement", "Rows"]),
                     ("Tree", if tree { &["Statement", "Rows"] } else { &[] }),
+                    ("Known", if numbers { &["Statement", "Rows", "Moved"] } else { &[] }),
+                    ("Changes", &["Known", "Changes"]),
                     ("Common", if differences { &["Statement", "Rows"] } else { &[] }),
                     ("Props", &["Common", "Props"]),
-                    ("End", &["Statement", "Rows", "Moved", "Tree", "Common", "Props"]),
+                    (
+                        "End",
+                        &[
+                            "Statement",
+                            "Rows",
+                            "Moved",
+                            "Known",
+                            "Changes",
+                            "Tree",
+                            "Common",
+                            "Props",
+                        ],
+                    ),
                 ])
                 || (extra && (message.name() == "Rows" || self.exchange(message)))
         } else {
@@ -91,6 +106,11 @@ impl Rules {
                 self.restate = matches!(welcome.verdict, Verdict::Restate { .. });
                 self.all = matches!(welcome.verdict, Verdict::Restate { since: 0, .. });
             }
+            if let Message::Statement(statement) = message {
+                self.changes = matches!(statement.coverage, Coverage::Changes { .. });
+            }
+            let numbers = self.flight == 1 && self.changes && !self.restate;
+            let rows: &[&str] = if numbers { &["Statement", "Marks", "Rows"] } else { &[] };
             let may_demand = match message {
                 _ if self.flight == 1 => self.all,
                 Message::Demand(Demand::Everything) => self.common,
@@ -119,7 +139,12 @@ impl Rules {
                 ("Rows", &["Statement", "Marks", "Rows"]),
                 ("Patches", if self.common { &[] } else { &["Statement", "Marks", "Rows"] }),
                 ("Proof", &["Patches"]),
-                ("End", &["Statement", "Demand", "Marks", "Rows", "Props", "Proof"]),
+                ("Known", rows),
+                ("Changes", &["Known", "Changes"]),
+                (
+                    "End",
+                    &["Statement", "Demand", "Marks", "Rows", "Known", "Changes", "Props", "Proof"],
+                ),
             ])
         };
         if !legal {

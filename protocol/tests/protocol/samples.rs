@@ -163,6 +163,10 @@ pub(crate) fn batch() -> Vec<u8> {
 }
 
 /// One message of each type, in the order of the type numbers.
+pub(crate) fn changes() -> Vec<u8> {
+    psync_protocol::changes::encode(&crate::known::changes()).remove(1)
+}
+
 pub(crate) fn one_of_each() -> Vec<Message> {
     vec![
         Message::Hello(hello()),
@@ -194,5 +198,7 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Common(crate::trees::common()),
         Message::Props(crate::trees::steps()),
         Message::Counterparts(crate::trees::counterparts(&[0])),
+        Message::Known(crate::known::known()),
+        Message::Changes(changes()),
     ]
 }

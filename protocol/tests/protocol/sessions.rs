@@ -73,12 +73,26 @@ fn expected(manner: Manner) -> (&'static [&'static str], usize) {
         // Problems are told with the demand for more rows.
         Manner::Proceed => (&["Problem", "Tree", "Demand", "Common", "Counterparts", "Props"], 2),
         Manner::AsksAgain => (&["Tree", "Demand", "Common", "Counterparts", "Props"], 4),
-        Manner::SameTree => (&["Problem", "Moved", "Demand", "Common", "Counterparts", "Props"], 2),
-        Manner::Differences => (&["Moved"], 4),
-        Manner::DifferencesInVain => (&["Moved", "Counterparts"], 6),
-        Manner::Blank => {
-            (&["Moved", "Common", "Counterparts", "Props", "Marks", "Signature", "Unresolved"], 3)
-        }
+        Manner::SameTree => (
+            &["Problem", "Moved", "Known", "Changes", "Demand", "Common", "Counterparts", "Props"],
+            2,
+        ),
+        Manner::Differences => (&["Moved", "Known", "Changes"], 4),
+        Manner::DifferencesInVain => (&["Moved", "Known", "Changes", "Counterparts"], 6),
+        Manner::Blank => (
+            &[
+                "Moved",
+                "Known",
+                "Changes",
+                "Common",
+                "Counterparts",
+                "Props",
+                "Marks",
+                "Signature",
+                "Unresolved",
+            ],
+            3,
+        ),
     }
 }
 

@@ -407,6 +407,10 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             Message::Segment(Segment { new_len, missing, bytes })
         }),
         any::<[u8; 32]>().prop_map(|root| Message::Proof(Proof(root))),
+        crate::known::any_changes().prop_map(|(known, _)| Message::Known(known)),
+        crate::known::any_changes().prop_map(|(_, changes)| {
+            Message::Changes(psync_protocol::changes::encode(&changes).remove(0))
+        }),
         failure().prop_map(Message::FileFailed),
         done,
         problem().prop_map(Message::Problem),

@@ -52,7 +52,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the statement",
-        takes: &["Rows", "Moved", "End", "Ping"],
+        takes: &["Rows", "Moved", "Known", "End", "Ping"],
         receive: |m| stating(awaiting_statement(), introduction()).receive(m).map(drop),
     },
     Case {
@@ -66,11 +66,19 @@ const CASES: &[Case] = &[
     Case {
         // The same directory once more.
         state: "after a moved directory",
-        takes: &["End", "Ping"],
+        takes: &["Known", "End", "Ping"],
         receive: |m| {
             let state = stating(awaiting_statement(), introduction());
             let moved = Message::Moved(crate::moves::moved());
             stating(state, moved).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "in changes of known entries",
+        takes: &["Changes", "End", "Ping"],
+        receive: |m| {
+            let state = stating(awaiting_statement(), introduction());
+            stating(state, Message::Known(crate::known::known())).receive(m).map(drop)
         },
     },
     Case {
@@ -94,20 +102,28 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "before the marks",
-        takes: &["Marks", "Rows", "Ping", "Patches"],
+        takes: &["Marks", "Rows", "Known", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after the marks",
-        takes: &["Rows", "End", "Ping", "Patches"],
+        takes: &["Rows", "Known", "End", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction(), marks()]).receive(m).map(drop),
     },
     Case {
         state: "in the answer's rows",
-        takes: &["End", "Ping", "Patches"],
+        takes: &["Known", "End", "Ping", "Patches"],
         receive: |m| {
             let rows = Message::Rows(batch());
             awaiting_answer(&[greeting(), introduction(), marks(), rows]).receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "in the answer's changes",
+        takes: &["Changes", "End", "Ping"],
+        receive: |m| {
+            let known = Message::Known(crate::known::known());
+            awaiting_answer(&[greeting(), introduction(), marks(), known]).receive(m).map(drop)
         },
     },
     Case {

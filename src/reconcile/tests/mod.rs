@@ -3,6 +3,7 @@
 mod clashes;
 mod guards;
 mod model;
+mod numbered;
 mod properties;
 mod table;
 mod whole_plans;

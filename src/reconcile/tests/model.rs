@@ -12,9 +12,9 @@ use psync_protocol::{
     Role, Row, Version,
 };
 
-use super::{Context, TWO_WAY, path, time};
+use super::{Context, TWO_WAY, numbered, path, time};
 use crate::manifest::{
-    LocalAccess, Outline, Own, Stamp, Stored, Terms, answer, find_common, fold, plain_from,
+    LocalAccess, Outline, Own, Stamp, Stored, Terms, Trace, answer, find_common, fold, plain_from,
     their_row, tree, unfold, untold,
 };
 use crate::reconcile::{Draft, Keys, Local, draft};
@@ -26,6 +26,7 @@ pub(super) struct Replica {
     clock: u64,
     sequence: u64,
     rows: BTreeMap<RelPath, (Stored, u64)>,
+    traces: BTreeMap<RelPath, Trace>,
     peers: HashMap<ReplicaId, Peer>,
     pub(super) ignored: BTreeSet<RelPath>,
     pub(super) blind: BTreeSet<RelPath>,
@@ -46,6 +47,7 @@ impl Replica {
             clock: 0,
             sequence: 0,
             rows: BTreeMap::new(),
+            traces: BTreeMap::new(),
             peers: HashMap::new(),
             ignored: BTreeSet::new(),
             blind: BTreeSet::new(),
@@ -62,6 +64,9 @@ impl Replica {
 
     fn put(&mut self, stored: Stored) {
         self.sequence += 1;
+        let name = stored.row.path.clone();
+        let trace = numbered::trace(self.traces.get(&name), &stored, self.sequence);
+        self.traces.insert(name, trace);
         self.rows.insert(stored.row.path.clone(), (stored, self.sequence));
     }
 
@@ -202,7 +207,27 @@ impl Replica {
         self.peers.contains_key(&peer.id)
     }
 
-    fn access(&self, name: &RelPath) -> LocalAccess {
+    /// What the index tells of the past.
+    pub(super) fn traces(&self) -> Vec<Trace> {
+        self.traces.values().cloned().collect()
+    }
+
+    /// Where the sequence numbers of this replica and a peer were when they met.
+    pub(super) fn met(&self, peer: &Replica) -> Option<(u64, u64)> {
+        self.peers.get(&peer.id).map(|peer| (peer.ours, peer.theirs))
+    }
+
+    pub(super) fn is_pending(&self, name: &RelPath, peer: &Replica) -> bool {
+        self.peers.get(&peer.id).is_some_and(|peer| peer.pending.contains(name))
+    }
+
+    /// What this replica has to tell a peer.
+    pub(super) fn news_for(&self, peer: &Replica) -> Vec<Stored> {
+        let knows = self.peers.get(&peer.id);
+        self.news(knows.map_or(0, |peer| peer.ours), knows)
+    }
+
+    pub(super) fn access(&self, name: &RelPath) -> LocalAccess {
         if self.blind.contains(name) {
             LocalAccess::Blind
         } else if self.ignored.contains(name) {
@@ -310,7 +335,7 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
     let keys = [CheckKey::new(a.id, &[8; 16]), CheckKey::new(b.id, &[9; 16])];
     let first_contact = !a.knows(b) || !b.knows(a);
     let a_knows = a.peers.get(&b.id);
-    let news = a.news(a_knows.map_or(0, |peer| peer.ours), a_knows);
+    let news = a.news_for(b);
     // Checks that what is folded is unfolded to the same rows.
     fold_and_unfold(&news, a, b);
     let stated: Vec<_> = news.iter().map(|stored| stored.row.stated(&keys[0])).collect();
@@ -322,11 +347,15 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         true => by_tree(&news, &b_news, &keys),
         false => Known::default(),
     };
+    let met = a.met(b).filter(|_| !everything);
     let is_twin = |name: &RelPath| known.twins.iter().any(|[ours, _]| ours.initiator.path == *name);
     let stated: Vec<_> = stated.into_iter().filter(|row| !is_twin(&row.path)).collect();
-    let heard = match known.heard {
-        Some(heard) => heard,
-        None => on_the_line(&stated, &keys[0]),
+    let (stated, heard) = match known.heard {
+        Some(heard) => (stated, heard),
+        None => {
+            let said = numbered::state(stated, [a, b], met, &keys[0]);
+            (said.meant, said.heard)
+        }
     };
     let answered = answer(
         &heard,
@@ -335,7 +364,8 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         &mut Answering { replica: b, key: &keys[0] },
     );
     let Ok(answered) = answered;
-    let answer = on_the_line(&answered.rows, &keys[1]);
+    let met = met.map(|(ours, theirs)| (theirs, ours));
+    let said = numbered::state(answered.rows, [b, a], met, &keys[1]);
     let joined = |end: usize, ours: Vec<Row<Check>>, theirs: Vec<Row<Check>>| {
         let mut ours: Vec<_> = ours.into_iter().zip(answered.marks.clone()).collect();
         let twins = known.twins.iter().map(|twin| &twin[end]);
@@ -347,8 +377,8 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         theirs.sort_by(|x, y| x.path.cmp(&y.path));
         Paths::join(ours, &marks, theirs)
     };
-    let at_responder = joined(1, heard, answered.rows.clone());
-    let paths = joined(0, stated, answer);
+    let at_responder = joined(1, heard, said.meant);
+    let paths = joined(0, stated, said.heard);
     let locals: Vec<Local> = paths
         .iter()
         .map(|stand| Local {
@@ -438,7 +468,7 @@ fn fold_and_unfold(news: &[Stored], a: &Replica, b: &Replica) -> (usize, usize) 
 }
 
 /// Rows as the other end reads them.
-fn on_the_line(rows: &[Row<Check>], key: &CheckKey) -> Vec<Row<Check>> {
+pub(super) fn on_the_line(rows: &[Row<Check>], key: &CheckKey) -> Vec<Row<Check>> {
     let mut reader = ManifestReader::new(key.clone());
     for batch in psync_protocol::manifest::encode(rows) {
         reader.batch(&batch).unwrap();
