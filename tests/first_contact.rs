@@ -13,6 +13,7 @@ use std::process::Command;
 use common::pair::{Pair, Said, clash_names};
 use common::tree::{assert_same_trees, set_mtime};
 use common::{TempDir, psync, read_text, run_ok, set_mode, write_file};
+use psync_protocol::ContentHash;
 
 /// Enough files that a digest stands for them.
 const FILES: usize = 400;
