@@ -13,6 +13,7 @@ use std::process::Command;
 use common::pair::{Pair, Said, clash_names};
 use common::tree::{assert_same_trees, set_mtime};
 use common::{TempDir, psync, read_text, run_ok, set_mode, write_file};
+use psync_protocol::ContentHash;
 
 /// Enough files that a digest stands for them.
 const FILES: usize = 400;
@@ -266,4 +267,25 @@ fn a_deletion_is_told_to_a_root_that_had_the_file_from_another() {
         assert_eq!(clash_names(root), [""; 0]);
     }
     net.sync(0, 2).has("nothing to do");
+}
+
+#[test]
+fn more_files_are_asked_for_by_block_hashes_than_a_process_may_have_open() {
+    let pair = Pair::new();
+    for number in 0..400 {
+        let text: Vec<u8> = (0..30u32)
+            .flat_map(|part| ContentHash::of_bytes(&[number as u8, part as u8]).0)
+            .collect();
+        write_file(pair.a.join(format!("{number}")), &text);
+        write_file(pair.b.join(format!("{number}")), &text[..600]);
+    }
+    let mut command = std::process::Command::new("sh");
+    command
+        .arg("-c")
+        .arg("ulimit -n 128; exec \"$0\" --mirror push --no-store a b")
+        .arg(env!("CARGO_BIN_EXE_psync"))
+        .current_dir(pair.temp.path());
+    let said = Said::of(&mut command, 0);
+    said.has("400 updated");
+    pair.assert_settled();
 }

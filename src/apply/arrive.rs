@@ -86,7 +86,8 @@ impl Applier<'_> {
             How::Plainly => (None, None),
             How::Signed(old) => {
                 let decoder = Decoder::new(&old.params, old.length, fetching.size);
-                (Some(Source { file: old.file, way: Way::Signed(decoder) }), None)
+                let file = old.open(self.root).ok();
+                (file.map(|file| Source { file, way: Way::Signed(decoder) }), None)
             }
             How::Staged(staged, hash) => (None, Some((staged, hash))),
         };
@@ -254,9 +255,13 @@ impl Applier<'_> {
     /// not needed, none can be made: what is still needed is asked for again.
     pub fn patches_arrive(&mut self, patches: &Patches) {
         let (mut wanted, mut olds) = (Vec::new(), Vec::new());
+        // The old contents are held in memory together: no more of them than a patch may have.
+        let mut room = PATCH_MAX as u64;
         for content in &patches.contents {
             let asked = self.expected(content.index);
-            olds.push(asked.as_ref().and_then(|asked| self.old_content(asked, content.base)));
+            let old = asked.as_ref().and_then(|asked| self.old_content(asked, content.base, room));
+            room -= old.as_ref().map_or(0, |old| old.len() as u64);
+            olds.push(old);
             wanted.push(asked);
         }
         let made = match olds.iter().flatten().count() == olds.len() {
@@ -282,18 +287,18 @@ impl Applier<'_> {
         }
     }
 
-    /// The old content of which a patch makes a new one.
-    fn old_content(&mut self, asked: &Asked, base: Base) -> Option<Vec<u8>> {
+    /// The old content of which a patch makes a new one, if it has at most `most` bytes.
+    fn old_content(&mut self, asked: &Asked, base: Base, most: u64) -> Option<Vec<u8>> {
         let Asked { fetching, how } = asked;
         let file = match (base, how) {
             // Blocks are those of the file that was signed, if one was.
-            (Base::Blocks(_), How::Signed(old)) => old.file.try_clone().ok()?,
+            (Base::Blocks(_), How::Signed(old)) => old.open(self.root).ok()?,
             (Base::Own | Base::Blocks(_), _) => self.open_base(fetching, fetching.base?)?,
             (Base::Other(check), _) => self.open_base(fetching, check)?,
             (Base::Nothing, _) => return Some(Vec::new()),
         };
         let length = file.metadata().ok()?.len();
-        if length > PATCH_MAX as u64 {
+        if length > most {
             return None;
         }
         let mut content = vec![0; length as usize];

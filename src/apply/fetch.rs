@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use psync_protocol::message::{FailureKind, Message, Unresolved, Want, WantDelta, WantKind};
-use psync_protocol::{Check, Content, ContentHash};
+use psync_protocol::{Check, Content, ContentHash, RelPath};
 
 use super::{Act, Applier, Keys, Task, Trouble};
 use crate::delta::{self, Params, SignatureBuilder};
-use crate::root::Staged;
+use crate::root::{Root, Staged};
 
 /// Bytes of block hashes that one flight carries at most; what does not fit is asked for in the
 /// next.
@@ -63,10 +63,11 @@ pub(super) enum How {
     Staged(Staged, ContentHash),
 }
 
-/// An old file whose blocks are copied.
+/// An old file whose blocks are copied. It is not held open: a flight asks for more contents than a
+/// process may have open files.
 #[derive(Debug)]
 pub(super) struct OldFile {
-    pub(super) file: File,
+    path: RelPath,
     pub(super) length: u64,
     pub(super) params: Params,
 }
@@ -144,8 +145,19 @@ impl Fetching {
 }
 
 impl OldFile {
+    /// The file, if it has the length that it had: what else may have changed in it shows in what is
+    /// made of it.
+    pub(super) fn open(&self, root: &Root) -> io::Result<File> {
+        let (file, stat) = root.open_file(&self.path)?;
+        match stat.size == self.length {
+            true => Ok(file),
+            false => Err(io::Error::other("the old file has changed")),
+        }
+    }
+
     /// The hashes of its blocks in these parts, put together.
-    fn hashes(&self, parts: impl Iterator<Item = Range<u64>>) -> io::Result<Vec<u8>> {
+    fn hashes(&self, root: &Root, parts: impl Iterator<Item = Range<u64>>) -> io::Result<Vec<u8>> {
+        let file = self.open(root)?;
         let mut builder = SignatureBuilder::new(self.params);
         let mut buffer = Vec::new();
         for part in parts {
@@ -153,7 +165,7 @@ impl OldFile {
             while offset < part.end {
                 let count = (part.end - offset).min(READ_STEP) as usize;
                 buffer.resize(count, 0);
-                self.file.read_exact_at(&mut buffer, offset)?;
+                file.read_exact_at(&mut buffer, offset)?;
                 builder.update(&buffer);
                 offset += count as u64;
             }
@@ -174,15 +186,12 @@ impl OldFile {
 
 impl Refining {
     /// Finer hashes; if the file cannot be read any more, all of the content.
-    fn best_want(&self, keys: &Keys) -> (WantKind, Vec<u8>, How) {
+    fn best_want(&self, keys: &Keys, root: &Root) -> (WantKind, Vec<u8>, How) {
         let length = self.parts.iter().map(|part| part.end - part.start).sum();
         let seed = keys.ours.block_seed(self.fetching.source, FINE_ATTEMPT);
         let params = self.old.params.finer(length, 0, seed);
-        let old = match self.old.file.try_clone() {
-            Ok(file) => OldFile { file, length: self.old.length, params },
-            Err(_) => return (WantKind::Whole, Vec::new(), How::Plainly),
-        };
-        match old.hashes(self.parts.iter().cloned()) {
+        let old = OldFile { path: self.old.path.clone(), length: self.old.length, params };
+        match old.hashes(root, self.parts.iter().cloned()) {
             Ok(signature) => {
                 let delta = old.want(length, 0, &signature);
                 (WantKind::Fine(delta), signature, How::Signed(old))
@@ -240,7 +249,7 @@ impl Applier<'_> {
         let mut signatures = 0;
         for refining in std::mem::take(&mut self.refining) {
             let index = refining.fetching.source;
-            let (kind, signature, how) = refining.best_want(&self.keys);
+            let (kind, signature, how) = refining.best_want(&self.keys, self.root);
             send_want(index, kind, &signature, &mut send)?;
             signatures += signature.len() as u64;
             self.asked.insert(index, Asked { fetching: refining.fetching, how });
@@ -284,12 +293,9 @@ impl Applier<'_> {
         if params.signature_len(length) >= fetching.size {
             return None;
         }
-        let (file, stat) = self.root.open_file(&fetching.task.old.as_ref()?.row.path).ok()?;
-        if stat.size != length {
-            return None;
-        }
-        let old = OldFile { file, length, params };
-        let signature = old.hashes(std::iter::once(0..length)).ok()?;
+        let path = fetching.task.old.as_ref()?.row.path.clone();
+        let old = OldFile { path, length, params };
+        let signature = old.hashes(self.root, std::iter::once(0..length)).ok()?;
         let delta = old.want(length, fetching.attempt, &signature);
         let kind = if coarse { WantKind::Coarse(delta) } else { WantKind::Delta(delta) };
         Some((kind, signature, How::Signed(old)))

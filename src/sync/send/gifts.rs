@@ -19,7 +19,7 @@ use crate::store::Store;
 const WHOLE_AT_ONCE: u64 = 1024;
 /// Files that are considered for being sent along with rows.
 const GIVEN_FILES: usize = 64;
-/// Bytes of files that are read for that.
+/// Bytes of files and of their old contents that are read for that, but for the last.
 const GIVEN_READ: u64 = 4 << 20;
 /// Bytes of patches that are sent along with rows: not worth a round trip of asking on any line.
 const GIVEN_BYTES: usize = 16 << 10;
@@ -120,8 +120,9 @@ pub(in crate::sync) fn given_with_rows(
             break;
         }
         let base = item.stored.row.base?;
-        let old =
-            known(store.as_deref_mut(), &base).filter(|old| patches::fits(old.len(), item.size));
+        let old = known(store.as_deref_mut(), &base);
+        let old = old.filter(|old| old.len() <= GIVEN_READ && patches::fits(old.len(), item.size));
+        read += old.as_ref().map_or(0, |old| old.len());
         if let Some(old) = old.and_then(|mut old| old.read_all().ok()) {
             jobs.push(Job { item, old: Known::Content(old) });
         }
