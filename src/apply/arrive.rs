@@ -360,16 +360,20 @@ impl Applier<'_> {
         let trouble = Trouble { kind: failure.kind, text: failure.text };
         if let Some(incoming) = self.incoming.take() {
             self.staging.discard(incoming.staged);
-            self.fail(incoming.fetching.task.index, trouble);
+            self.cannot_be_sent(incoming.fetching, trouble);
         } else if let Some(Asked { fetching, how }) = self.expected(failure.index) {
             if let How::Staged(staged, _) = how {
                 self.staging.discard(staged);
             }
-            match trouble.kind {
-                FailureKind::NoBase => self.try_again(fetching, trouble),
-                FailureKind::Changed | FailureKind::System | FailureKind::Mismatch => {
-                    self.fail(fetching.task.index, trouble);
-                }
+            self.cannot_be_sent(fetching, trouble);
+        }
+    }
+
+    fn cannot_be_sent(&mut self, fetching: Fetching, trouble: Trouble) {
+        match trouble.kind {
+            FailureKind::NoBase => self.try_again(fetching, trouble),
+            FailureKind::Changed | FailureKind::System | FailureKind::Mismatch => {
+                self.fail(fetching.task.index, trouble);
             }
         }
     }

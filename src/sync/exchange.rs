@@ -1,8 +1,8 @@
 //! Carrying out a plan, the same for both ends: flights of contents and wants by turns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want};
+use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want, WantKind};
 use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
 use psync_protocol::{Message, Role};
 
@@ -123,7 +123,12 @@ impl<'a> Worker<'a> {
     fn send_contents(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
         let wanted = std::mem::take(&mut self.wanted);
         let gives = std::mem::take(&mut self.gives);
+        // Finer hashes come in the very next flight, or never.
+        let is_coarse = |signed: &&Signed| matches!(signed.kind, WantKind::Coarse(_));
+        let coarse: HashSet<u64> =
+            wanted.iter().filter(is_coarse).map(|signed| signed.index).collect();
         if wanted.is_empty() && !gives {
+            self.found.clear();
             return Ok(());
         }
         let effort = patch_effort(&line.rates());
@@ -141,7 +146,9 @@ impl<'a> Worker<'a> {
         if gives {
             sending.given()?;
         }
-        sending.finish()
+        sending.finish()?;
+        self.found.retain(|index, _| coarse.contains(index));
+        Ok(())
     }
 
     fn finish(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {

@@ -245,13 +245,23 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         let out = &mut self.means.out;
         let mut emit = |segment: delta::Segment| out.segment(segment);
         let mut read = |offset, buffer: &mut [u8]| old.read_at(offset, buffer);
+        let mut lost = false;
+        let mut note = |stopped: Stopped| {
+            lost |= matches!(stopped, Stopped::Delta(_));
+            stopped.into_sync()
+        };
         let sent = whole::read(root, item, report, |bytes| {
-            encoder.push(bytes, &mut read, &mut emit).map_err(Stopped::into_sync)
-        })?;
-        if sent.is_ok() {
-            encoder.finish(&mut read, &mut emit).map_err(Stopped::into_sync)?;
+            encoder.push(bytes, &mut read, &mut emit).map_err(&mut note)
+        });
+        let sent = sent.and_then(|sent| match sent {
+            Ok(()) => encoder.finish(&mut read, &mut emit).map_err(&mut note).map(Ok),
+            Err(trouble) => Ok(Err(trouble)),
+        });
+        match sent {
+            // The store was damaged meanwhile: the peer asks in another way.
+            Err(_) if lost => self.fail(item.index, no_base()),
+            sent => self.end_file(item, sent?),
         }
-        self.end_file(item, sent)
     }
 
     /// Codes and sends patches. Files that do not gain by it go whole.
