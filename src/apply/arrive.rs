@@ -190,8 +190,15 @@ impl Applier<'_> {
 
     /// The file is complete. It has this hash at the sender; without one, the next proof tells.
     pub fn file_ends(&mut self, announced: Option<ContentHash>) -> Result<(), ApplyError> {
-        let arrived = self.incoming.take().and_then(|incoming| self.complete(incoming));
+        let incoming = self.incoming.take();
+        // What waits for its hash is not proved by others' once more.
+        let held = incoming.as_ref().is_some_and(|incoming| incoming.held.is_some());
+        let arrived = incoming.and_then(|incoming| self.complete(incoming));
         match (arrived, announced) {
+            (Some(arrived), None) if held => {
+                self.refuse(arrived);
+                self.unproved.push(None);
+            }
             (arrived, None) => self.unproved.push(arrived),
             (None, Some(_)) => {}
             (Some(arrived), Some(hash)) if arrived.hash == hash => self.accept(arrived)?,
@@ -272,14 +279,8 @@ impl Applier<'_> {
             let arrived = match (asked, made.as_ref().and_then(|made| made.get(at))) {
                 (None, _) => None,
                 (Some(asked), Some(content)) => self.stage_made(asked, content),
-                (Some(Asked { fetching, how }), None) => {
-                    match how {
-                        How::Signed(_) => self.try_again(fetching, not_announced()),
-                        How::Plainly | How::Staged(..) => {
-                            let base = fetching.base.filter(|_| made_of_what_is_here(&olds, at));
-                            self.fetch(Fetching { base, ..fetching });
-                        }
-                    }
+                (Some(asked), None) => {
+                    self.not_made(asked, made_of_what_is_here(&olds, at));
                     None
                 }
             };
@@ -306,6 +307,19 @@ impl Applier<'_> {
         Some(content)
     }
 
+    /// A patch could not be applied. Where that is for another content of it, this one is asked for
+    /// in the same way once more, and only once.
+    fn not_made(&mut self, Asked { mut fetching, how }: Asked, spared: bool) {
+        match how {
+            How::Staged(staged, hash) => self.refuse(Arrived { fetching, staged, hash }),
+            How::Plainly if spared && fetching.base.is_some() && !fetching.spared => {
+                fetching.spared = true;
+                self.fetch(fetching);
+            }
+            How::Plainly | How::Signed(_) => self.try_again(fetching, not_announced()),
+        }
+    }
+
     /// A content that a patch has made goes to the stage.
     fn stage_made(&mut self, asked: Asked, content: &[u8]) -> Option<Arrived> {
         let Asked { fetching, how } = asked;
@@ -327,7 +341,7 @@ impl Applier<'_> {
         };
         self.report.progress(&fetching.task.path, fetching.size);
         let arrived = Arrived { fetching, staged, hash: ContentHash::of_bytes(content) };
-        if self.is_announced(&arrived) {
+        if self.is_announced(&arrived) && !matches!(how, How::Staged(..)) {
             return Some(arrived);
         }
         match how {
@@ -336,7 +350,11 @@ impl Applier<'_> {
                 self.staging.discard(arrived.staged);
                 self.try_again(arrived.fetching, not_announced());
             }
-            How::Plainly | How::Staged(..) => self.refuse(arrived),
+            How::Staged(staged, _) => {
+                self.staging.discard(staged);
+                self.refuse(arrived);
+            }
+            How::Plainly => self.refuse(arrived),
         }
         None
     }

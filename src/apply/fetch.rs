@@ -43,6 +43,8 @@ pub(crate) struct Fetching {
     /// The old content that the peer's version builds on, as long as it may be of use.
     pub(super) base: Option<Check>,
     pub(super) attempt: u8,
+    /// It could not be made because of another content of the same patch, once.
+    pub(super) spared: bool,
 }
 
 /// A content that the peer has been asked for, and what it will be made of.
@@ -222,7 +224,7 @@ impl Applier<'_> {
         let Act::Fetch { size, check, source } = task.act else { return None };
         let stand = &self.agreement.paths[source];
         let base = stand.of(self.role.other()).and_then(|row| row.base);
-        Some(Fetching { task, size, check, source: source as u64, base, attempt: 0 })
+        Some(Fetching { task, size, check, source: source as u64, base, attempt: 0, spared: false })
     }
 
     /// Notes a file that has to come from the peer.
