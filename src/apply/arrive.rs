@@ -161,6 +161,8 @@ impl Applier<'_> {
         if incoming.broken.is_some() {
             return;
         }
+        // It comes whole, whatever was signed: then nothing is copied from the old file.
+        incoming.against = None;
         let result = incoming.write(bytes);
         incoming.note(result);
         self.report.progress(&incoming.fetching.task.path, bytes.len() as u64);

@@ -111,3 +111,15 @@ fn a_file_that_short_hashes_rebuilt_wrongly_is_sent_again_and_comes_out_right() 
     assert_equal(&folder);
     assert!(with_short_hashes > usual, "no hash of one byte matched by chance, in {usual} turns");
 }
+
+#[test]
+fn a_file_that_block_hashes_do_not_help_comes_whole_at_once() {
+    let folder = Folder::new();
+    let noise = |seed: u8| -> Vec<u8> {
+        (0u16..200).flat_map(|at| *blake3::hash(&[seed, at as u8]).as_bytes()).collect()
+    };
+    fs::write(folder.far().join("0"), noise(1)).unwrap();
+    fs::write(folder.near().join("0"), noise(2)).unwrap();
+    assert_eq!(push(&folder.near(), &folder.far(), None), 6);
+    assert_eq!(fs::read(folder.far().join("0")).unwrap(), noise(2));
+}

@@ -10,8 +10,11 @@ use super::{Item, Trouble, whole};
 use crate::delta::{self, BATCH_TARGET, Change, Effort, Found, Matcher, PATCH_MAX, Signature};
 use crate::root::Root;
 
-/// Batches that are made at a time: so many are in memory.
+/// Batches that are made at a time: so many are in memory, and the line waits for no more.
 const BATCHES: usize = 2;
+/// Bytes of old and new contents in a batch: half of what compresses best, so that the first is
+/// under way sooner.
+const BATCH: usize = BATCH_TARGET / 2;
 /// Most threads.
 const THREADS: usize = 4;
 
@@ -102,7 +105,7 @@ pub(super) fn fits(old_len: u64, new_len: u64) -> bool {
 
 /// Whether there are enough jobs to be worth several threads.
 pub(super) fn are_many(jobs: &[Job]) -> bool {
-    jobs.iter().map(Job::bytes).sum::<usize>() >= BATCHES * BATCH_TARGET
+    jobs.iter().map(Job::bytes).sum::<usize>() >= BATCHES * BATCH
 }
 
 /// Codes the files, in batches. The order stays.
@@ -140,9 +143,8 @@ fn batches(jobs: Vec<Job>) -> Vec<Vec<Job>> {
     for job in jobs {
         old += job.old.len();
         new += job.item.size as usize;
-        let most = BATCH_TARGET.min(PATCH_MAX);
         match batches.last_mut() {
-            Some(batch) if old.max(new) <= most && batch.len() < PATCHES_MAX => batch.push(job),
+            Some(batch) if old + new <= BATCH && batch.len() < PATCHES_MAX => batch.push(job),
             _ => {
                 (old, new) = (job.old.len(), job.item.size as usize);
                 batches.push(vec![job]);
