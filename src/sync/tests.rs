@@ -74,15 +74,15 @@ fn push(near: &Path, far: &Path, hash_len: Option<u8>) -> u64 {
     traffic.turns()
 }
 
-/// Two versions of some files, with an edit in nearly every block.
+/// Two versions of some files, with many edits and blocks between them that stay.
 fn write_versions(folder: &Folder) {
     for number in 0..40 {
         let line = |line: usize, version: &str| {
             format!("{number} {line}: {}\n", blake3::hash(format!("{line}{version}").as_bytes()))
         };
         let text = |version: &str| -> String {
-            let own = |at| if at % 3 == 0 { version } else { "" };
-            (0..300).map(|at| line(at, own(at))).collect()
+            let own = |at| if at % 12 == 0 { version } else { "" };
+            (0..1000).map(|at| line(at, own(at))).collect()
         };
         let name = format!("{number}.txt");
         fs::write(folder.far().join(&name), text("old")).unwrap();
