@@ -18,7 +18,7 @@ pub(super) const MAX_RUNS: usize = 1 << 20;
 /// Searches one new content, fed in any pieces.
 ///
 /// Memory: five blocks and a quarter of a MiB of the content, and 24 bytes for each of
-/// [`MAX_RUNS`] runs of blocks found.
+/// a million runs of blocks found.
 #[derive(Debug)]
 pub struct Matcher<'s> {
     signature: &'s Signature,
