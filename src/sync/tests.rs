@@ -105,11 +105,15 @@ fn a_file_that_short_hashes_rebuilt_wrongly_is_sent_again_and_comes_out_right() 
     let usual = push(&folder.near(), &folder.far(), None);
     assert_equal(&folder);
 
-    let folder = Folder::new();
-    write_versions(&folder);
-    let with_short_hashes = push(&folder.near(), &folder.far(), Some(1));
-    assert_equal(&folder);
-    assert!(with_short_hashes > usual, "no hash of one byte matched by chance, in {usual} turns");
+    // Whether a hash of one byte matches by chance is a matter of chance: of the seed of the session.
+    let is_sent_again = || {
+        let folder = Folder::new();
+        write_versions(&folder);
+        let turns = push(&folder.near(), &folder.far(), Some(1));
+        assert_equal(&folder);
+        turns > usual
+    };
+    assert!((0..30).any(|_| is_sent_again()), "no hash of one byte matched by chance");
 }
 
 #[test]

@@ -10,6 +10,11 @@ use crate::apply::FINE_ATTEMPT;
 use crate::delta::{DeltaError, Found, FoundEncoder, Matcher, Op, Params, Signature};
 use crate::report::Silent;
 
+/// Files of which finer hashes are asked for in a flight, and copies found in them, at most: they are
+/// kept until the hashes come. So many copies take 24 MiB.
+const HELD_FILES: usize = 10_000;
+const HELD_RUNS: usize = 1 << 20;
+
 impl Sending<'_, '_, '_> {
     /// One level of hashes.
     pub(super) fn against_signed(
@@ -48,7 +53,10 @@ impl Sending<'_, '_, '_> {
         };
         let Some(found) = self.search(&item, Matcher::new(&signature))? else { return Ok(()) };
         let parts = found.answer();
-        if parts.is_empty() || parts.len() > UNRESOLVED_MAX {
+        // A second level has to be worth the memory that it takes until it comes.
+        let held: usize = self.means.found.values().map(Found::runs).sum();
+        let is_costly = parts.len() > UNRESOLVED_MAX || held + found.runs() > HELD_RUNS;
+        if parts.is_empty() || is_costly || self.means.found.len() >= HELD_FILES {
             return self.made_of_found(item, found, patched);
         }
         let index = item.index;
