@@ -4,13 +4,19 @@
 
 pub mod apply;
 pub mod cli;
+pub mod daemon;
+pub mod database;
 pub mod delta;
+pub mod identity;
 pub mod index;
+pub mod journal;
 pub mod manifest;
+pub mod merge;
 pub mod reconcile;
 pub mod report;
 pub mod root;
 pub mod scan;
+pub mod settings;
 pub mod store;
 pub mod sync;
 pub mod transport;

@@ -2,7 +2,7 @@
 //! becomes of it - lines, a progress bar, JSON - is decided where the run was started.
 
 use psync_protocol::message::ProblemKind;
-use psync_protocol::{RelPath, Role};
+use psync_protocol::{ContentHash, RelPath, Role, Time, Version};
 
 /// What kind of thing an action acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,8 +67,61 @@ pub struct Conflict {
     pub path: RelPath,
     /// The kind, in the words of the rule matrix.
     pub kind: ConflictKind,
+    /// What each side had, the initiator's first; none where it had nothing (any more).
+    pub sides: [Option<Facts>; 2],
+    /// The versions of both contents, the initiator's first: as long as these stand, it is the
+    /// same conflict.
+    pub seen: (Version, Version),
+    /// What both had before, if they had the same and this end knows it.
+    pub ancestor: Option<ContentHash>,
+    /// Which rule, policy or choice spoke, and where it was written.
+    pub rule: String,
+    /// Whether it waits.
+    pub state: State,
     /// What was done about it.
     pub outcome: String,
+    /// One side's was taken because a person had said so: nobody has to look at it.
+    pub chosen: bool,
+}
+
+/// What spoke about a conflict where a person has laid down nothing.
+pub const DEFAULT_RULE: &str = "keep-both, the default";
+
+/// What one side of a conflict has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// What it is.
+    pub kind: Kind,
+    /// Length in bytes; 0 where it is no file.
+    pub size: u64,
+    /// When it was last changed; the epoch for a directory.
+    pub mtime: Time,
+    /// Its permission bits.
+    pub mode: u16,
+    /// The hash of its content; of the other side's it is known only where this side has it, too.
+    pub hash: Option<ContentHash>,
+}
+
+/// What has become of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Both sides are as they were, and it waits.
+    Held {
+        /// For a merge of both texts, which is to be tried after the run; otherwise for a person.
+        to_merge: bool,
+    },
+    /// It was settled by this run.
+    Settled {
+        /// Where the other content stands now, if both were kept.
+        clash: Option<RelPath>,
+    },
+}
+
+impl Conflict {
+    /// Whether it waits for a person, or for a merge.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Held { .. })
+    }
 }
 
 /// The kinds of conflict in the rule matrix.
@@ -84,10 +137,24 @@ pub enum ConflictKind {
     MovedBoth,
     /// It became different kinds of thing.
     Type,
+    /// One side deleted what the other changed.
+    DeleteModify,
 }
 
 impl ConflictKind {
-    /// The name in reports and, later, in configuration.
+    /// All of them, in the order in which they are documented.
+    pub const ALL: [ConflictKind; 6] = [
+        ConflictKind::ModifiedBoth,
+        ConflictKind::CreatedBoth,
+        ConflictKind::PropertiesBoth,
+        ConflictKind::MovedBoth,
+        ConflictKind::Type,
+        ConflictKind::DeleteModify,
+    ];
+}
+
+impl ConflictKind {
+    /// The name in reports and in configuration.
     pub fn name(self) -> &'static str {
         match self {
             ConflictKind::ModifiedBoth => "modified-both",
@@ -95,6 +162,7 @@ impl ConflictKind {
             ConflictKind::PropertiesBoth => "properties-both",
             ConflictKind::MovedBoth => "moved-both",
             ConflictKind::Type => "type",
+            ConflictKind::DeleteModify => "delete-modify",
         }
     }
 }
@@ -168,6 +236,10 @@ pub trait Report: Sync {
     fn conflict(&self, conflict: &Conflict);
     /// Trouble with one path.
     fn trouble(&self, trouble: &Trouble);
+    /// A change that a rule leaves alone, and why (told before anything is done).
+    fn left_alone(&self, _: &RelPath, _: &str) {}
+    /// A conflict was merged after the run; or it was not, and both versions will be kept.
+    fn merged(&self, _: &RelPath, _clean: bool) {}
     /// So many more bytes of this file have been sent or received.
     fn progress(&self, path: &RelPath, bytes: u64);
 }

@@ -174,7 +174,7 @@ fn a_folder_that_cannot_be_written_is_one_folder_s_failure() {
     }
     set_mode(&pair.b.join("d"), 0o555);
     set_mode(&pair.a.join("d"), 0o555);
-    user.sync(23, &[]).has("d/new: ").has("ermission denied");
+    user.sync(23, &[]).has("d/new: ").has("ermission denied").has("1 created (6 B)\n");
     assert_eq!(read_text(pair.b.join("e/new")), "from a");
     assert_eq!(names(&pair.b.join("d")), ["old"]);
     set_mode(&pair.b.join("d"), 0o755);

@@ -102,10 +102,11 @@ fn welcome(version: u64) -> Message {
         version,
         features: 0,
         codec: StreamCodec::Raw,
-        replica: ReplicaId([9; 16]),
-        index: IndexId([9; 8]),
+        who: Some((ReplicaId([9; 16]), IndexId([9; 8]))),
+        joined: false,
         nonce: [9; 16],
         verdict: Verdict::Proceed { first_contact: true },
+        place: None,
     })
 }
 

@@ -250,3 +250,60 @@ fn a_cut_first_contact_of_two_trees_that_are_nearly_equal_completes() {
     });
     line.cut_everywhere();
 }
+
+/// What the next run carries after a line was cut that had carried two thirds of a file of 3 MB; at
+/// first `before` is in its place.
+fn carried_after_a_cut(before: Option<&[u8]>, new: &[u8], up: bool) -> u64 {
+    let line = Line::prepare(|line| {
+        if let Some(before) = before {
+            write_file(line.near.join("large"), before);
+            assert_eq!(line.run(Limits::NONE).0, 0);
+        }
+        let root = if up { &line.near } else { &line.far };
+        write_file(root.join("large"), new);
+    });
+    let most = 2_000_000;
+    let limits = match up {
+        true => Limits { up: most, ..Limits::NONE },
+        false => Limits { down: most, ..Limits::NONE },
+    };
+    assert_ne!(line.run(limits).0, 0);
+    line.assert_nothing_lost(limits);
+    for root in [&line.near, &line.far] {
+        eprintln!("DBG {:?}", files_below(&root.join(".psync/stage")));
+    }
+    let (code, went) = line.run(Limits::NONE);
+    assert_eq!(code, 0);
+    assert_same_trees(&line.near, &line.far);
+    for root in [&line.near, &line.far] {
+        assert!(files_below(&root.join(".psync/stage")).is_empty());
+    }
+    went.up + went.down
+}
+
+#[test]
+fn of_a_new_file_that_was_cut_off_only_the_rest_is_sent() {
+    let new = noise(3, 3_000_000);
+    for up in [false, true] {
+        let carried = carried_after_a_cut(None, &new, up);
+        assert!((900_000..1_200_000).contains(&carried), "up {up}: {carried} bytes");
+    }
+}
+
+#[test]
+fn of_a_rewritten_file_that_was_cut_off_only_the_rest_is_sent() {
+    let (old, new) = (noise(5, 2_500_000), noise(6, 3_000_000));
+    for up in [true, false] {
+        let carried = carried_after_a_cut(Some(&old), &new, up);
+        assert!((900_000..1_250_000).contains(&carried), "up {up}: {carried} bytes");
+    }
+}
+
+#[test]
+fn a_file_that_has_changed_since_it_was_cut_off_comes_as_it_is_now() {
+    let line = Line::prepare(|line| write_file(line.far.join("large"), noise(7, 3_000_000)));
+    assert_ne!(line.run(Limits { down: 2_000_000, ..Limits::NONE }).0, 0);
+    write_file(line.far.join("large"), noise(8, 2_900_000));
+    assert_eq!(line.run(Limits::NONE).0, 0);
+    assert_same_trees(&line.near, &line.far);
+}

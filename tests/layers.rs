@@ -10,28 +10,83 @@ use std::path::{Path, PathBuf};
 /// Each module with the modules that it may import, from the top layer to the bottom: whatever a
 /// module may import stands further down, so there are no cycles. Besides these, every module may
 /// import `report` and the protocol crate.
-const LAYERS: [(&str, &[&str]); 12] = [
-    // `apply`, `reconcile`, `root` and `scan`: only for types in the requests and errors of `sync`.
-    ("cli", &["sync", "scan", "apply", "transport", "root", "reconcile"]),
+const LAYERS: [(&str, &[&str]); 18] = [
+    // `apply`, `manifest`, `reconcile`, `root` and `scan`: only for types in the requests and errors
+    // of `sync`; `merge`: for what two texts differ in.
+    (
+        "cli",
+        &[
+            "daemon",
+            "sync",
+            "settings",
+            "scan",
+            "apply",
+            "transport",
+            "identity",
+            "journal",
+            "root",
+            "reconcile",
+            "merge",
+            "manifest",
+        ],
+    ),
+    // `scan`, `apply`, `manifest`, `root`: only for the types of patterns, names, rights and limits;
+    // `settings`: how a limit is written; `journal`: what the audit log says was done.
+    (
+        "daemon",
+        &[
+            "sync",
+            "settings",
+            "scan",
+            "apply",
+            "transport",
+            "identity",
+            "journal",
+            "root",
+            "manifest",
+        ],
+    ),
     (
         "sync",
-        &["scan", "apply", "transport", "index", "root", "store", "reconcile", "delta", "manifest"],
+        &[
+            "settings",
+            "scan",
+            "apply",
+            "transport",
+            "index",
+            "journal",
+            "root",
+            "store",
+            "reconcile",
+            "identity",
+            "delta",
+            "merge",
+            "manifest",
+        ],
     ),
-    ("scan", &["index", "root", "manifest"]),
+    // `scan`, `transport` and `root`: for what is a pattern, how a line is compressed, and what is
+    // left of a disk.
+    ("settings", &["scan", "transport", "journal", "root", "store", "reconcile"]),
+    ("scan", &["index", "journal", "root", "manifest"]),
     // `reconcile`: only for the names of clash files.
-    ("apply", &["index", "root", "reconcile", "delta", "manifest"]),
-    ("transport", &[]),
-    ("index", &["manifest"]),
+    ("apply", &["index", "journal", "root", "reconcile", "delta", "manifest"]),
+    ("transport", &["identity"]),
+    // `manifest`: only for the rights that `authorized_peers` gives.
+    ("identity", &["manifest"]),
+    ("index", &["manifest", "database"]),
+    ("journal", &["database"]),
     ("root", &["manifest"]),
-    ("store", &[]),
+    ("store", &["database"]),
+    ("database", &[]),
     ("reconcile", &["manifest"]),
     ("delta", &[]),
+    ("merge", &[]),
     ("manifest", &[]),
     ("report", &[]),
 ];
 
 /// Modules whose functions turn values into values.
-const PURE: [&str; 4] = ["reconcile", "delta", "manifest", "report"];
+const PURE: [&str; 5] = ["reconcile", "delta", "merge", "manifest", "report"];
 
 /// What pure code does not use of `std`: files, the network, threads, clocks, the environment.
 /// `std::io` is not among them: its error type is only a value.

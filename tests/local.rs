@@ -61,8 +61,12 @@ fn a_grown_tree_arrives_and_its_changes_come_back() {
     pair.sync_to(0);
     fs::remove_dir_all(&pair.b).unwrap();
     fs::create_dir(&pair.b).unwrap();
-    // The other side was made anew: another replica, to which everything goes again.
-    pair.sync_to(0);
+    // The other side was made anew: another replica, to which everything goes again, if a person
+    // says that it is no disk that is not mounted.
+    pair.sync_expecting(41, &[]).has("was synced before").has("--max-delete=0");
+    assert!(names(&pair.b).is_empty());
+    pair.sync_expecting(0, &["--max-delete=0"]);
+    pair.assert_settled();
     write_file(pair.b.join("folder-1.txt/new"), "new");
     pair.sync_to(0);
     assert_eq!(read_text(pair.a.join("folder-1.txt/new")), "new");
@@ -173,6 +177,21 @@ fn an_edit_lands_where_the_other_side_moved_the_file() {
     pair.sync_to(0);
     assert_eq!(names(&pair.a), ["d", "x"]);
     assert_eq!(read_text(pair.a.join("d/new")), "edited meanwhile");
+}
+
+#[test]
+fn an_edit_lands_where_the_file_moved_out_of_a_folder_whose_name_something_else_has_taken() {
+    for exchanged in [false, true] {
+        let pair = Pair::agreed(&[("d/f", "a text that is long enough"), ("d/g", "another text")]);
+        let (mover, editor) = if exchanged { (&pair.b, &pair.a) } else { (&pair.a, &pair.b) };
+        fs::rename(mover.join("d"), mover.join("e")).unwrap();
+        write_file(mover.join("d"), "a file now");
+        write_file(editor.join("d/f"), "edited meanwhile");
+        pair.sync_to(0);
+        assert_eq!(names(&pair.a), ["d", "e"]);
+        assert_eq!(read_text(pair.a.join("e/f")), "edited meanwhile");
+        pair.assert_settled();
+    }
 }
 
 #[test]
@@ -323,4 +342,47 @@ fn the_demonstration_shows_a_conflict_a_rename_and_what_crossed_the_line() {
     for part in ["_clash_", "move", "letters", "over the line", "nothing to do", "delete"] {
         assert!(said.contains(part), "no '{part}' in:\n{said}");
     }
+}
+
+#[test]
+fn a_conflict_that_is_held_is_told_again_and_costs_one_round_trip() {
+    let pair = Pair::agreed(&[("text", "old"), ("other", "old")]);
+    write_file(pair.a.join("text"), "edited in a");
+    write_file(pair.b.join("text"), "edited in b");
+    write_file(pair.b.join("other"), "new");
+    let hold = ["--policy", "hold"];
+    pair.sync_expecting(40, &hold).has("conflict (modified-both): text: held");
+    assert_eq!(read_text(pair.a.join("other")), "new");
+    for _ in 0..2 {
+        let said = pair.sync_expecting(40, &["--policy", "hold", "--json"]);
+        let summary = said.summary();
+        assert_eq!((summary["conflicts"].as_u64(), summary["turns"].as_u64()), (Some(1), Some(2)));
+        assert_eq!(said.objects_of("conflict")[0]["held"], true);
+        assert!(said.objects_of("action").is_empty());
+    }
+    assert_eq!(read_text(pair.a.join("text")), "edited in a");
+    pair.sync_expecting(0, &["--policy", "local"]).has_not("nothing to do");
+    assert_eq!(trashed(&pair.b, "text"), ["edited in b"]);
+    pair.assert_settled();
+}
+
+#[test]
+fn a_push_leaves_alone_what_the_other_side_did_and_says_so_with_v() {
+    let pair = Pair::agreed(&[("mine", "old"), ("theirs", "old"), ("both", "old")]);
+    write_file(pair.a.join("mine"), "edited in a");
+    write_file(pair.b.join("theirs"), "edited in b");
+    write_file(pair.b.join("new"), "new in b");
+    write_file(pair.a.join("both"), "edited in a");
+    write_file(pair.b.join("both"), "edited in b");
+    let said = pair.sync_expecting(40, &["--push", "-v"]);
+    said.has("left alone: theirs: ").has("left alone: new: ");
+    said.has("conflict (modified-both): both: left as it is on both sides");
+    assert_eq!(read_text(pair.b.join("mine")), "edited in a");
+    assert_eq!(read_text(pair.b.join("both")), "edited in b");
+    assert_eq!(names(&pair.a), ["both", "mine", "theirs"]);
+    assert_eq!(read_text(pair.a.join("theirs")), "old");
+    // Nothing was forgotten: both ways it comes.
+    pair.sync_expecting(40, &[]);
+    assert_eq!(read_text(pair.a.join("new")), "new in b");
+    pair.assert_settled();
 }

@@ -185,6 +185,25 @@ fn a_folder_moved_whole_is_no_deletion() {
 }
 
 #[test]
+fn a_root_that_vanished_with_its_state_stops_the_run_and_may_be_filled_again() {
+    for (vanished, is_made_again) in [("a", true), ("a", false), ("b", true), ("b", false)] {
+        let pair = Pair::agreed(&[("kept", "x")]);
+        let root = pair.temp.join(vanished);
+        fs::remove_dir_all(&root).unwrap();
+        if is_made_again {
+            fs::create_dir(&root).unwrap();
+        }
+        pair.sync_expecting(41, &[]).has(vanished).has("--max-delete=0");
+        let left = if root.exists() { fs::read_dir(&root).unwrap().count() } else { 0 };
+        assert_eq!((left, root.exists()), (0, is_made_again));
+        pair.sync_expecting(0, &["--max-delete=0"]);
+        assert_same_trees(&pair.a, &pair.b);
+        assert!(root.join("kept").exists());
+        pair.sync_to(0);
+    }
+}
+
+#[test]
 fn an_emptied_root_stops_the_run() {
     for emptied in ["a", "b"] {
         let pair = pair_of(5);
@@ -199,11 +218,16 @@ fn an_emptied_root_stops_the_run() {
 }
 
 #[test]
-fn an_unmounted_root_whose_state_went_with_it_brings_everything_back() {
+fn an_unmounted_root_whose_state_went_with_it_is_filled_only_if_a_person_says_so() {
     let pair = pair_of(5);
     fs::remove_dir_all(&pair.b).unwrap();
     fs::create_dir(&pair.b).unwrap();
-    pair.sync_to(0);
+    // As on another machine, whose own notes were lost as well.
+    fs::remove_dir_all(pair.temp.join("home/.local/state/psync/roots")).unwrap();
+    pair.sync_expecting(41, &[]).has("another root than last time");
+    assert!(names(&pair.b).is_empty());
+    pair.sync_expecting(0, &["--max-delete=0"]);
+    pair.assert_settled();
     assert_eq!(names(&pair.b).len(), 5);
 }
 
@@ -235,7 +259,7 @@ fn a_limit_of_the_rate_is_kept() {
 #[test]
 fn three_sides_or_two_remote_ones_are_refused() {
     let pair = Pair::new();
-    for sides in [&["a"][..], &["a", "b", "c"], &["h:a", "i:b"], &["h::module", "a"], &["", "a"]] {
+    for sides in [&["a"][..], &["a", "b", "c"], &["h:a", "i:b"], &["h::", "a"], &["", "a"]] {
         run_expecting(psync(&pair.temp).args(sides).current_dir(pair.temp.path()), 1);
     }
 }
@@ -260,4 +284,83 @@ fn clash_files_are_ordinary_files_afterwards() {
     fs::remove_file(pair.a.join(&clash)).unwrap();
     pair.sync_to(0);
     assert!(clash_names(&pair.b).is_empty());
+}
+
+#[test]
+fn nearly_all_files_changed_at_once_stop_the_run_before_the_first_change() {
+    let pair = pair_of(120);
+    for number in 0..119 {
+        write_file(pair.b.join(format!("file {number}")), format!("pay to read file {number}"));
+    }
+    let before = (snapshot(&pair.a), snapshot(&pair.b));
+    let said = pair.sync_expecting(41, &[]);
+    said.has("119 of 120 files on the other side").has("--max-change=119");
+    said.has("nothing was changed");
+    assert_eq!(before, (snapshot(&pair.a), snapshot(&pair.b)));
+    pair.sync_expecting(41, &["--max-change", "118"]);
+    pair.sync_expecting(41, &["--max-change", "50%"]);
+    pair.sync_expecting(0, &["--max-change", "119"]);
+    pair.assert_settled();
+}
+
+#[test]
+fn new_and_moved_files_are_not_counted_as_changed() {
+    let pair = pair_of(120);
+    for number in 0..120 {
+        let name = format!("file {number}");
+        fs::create_dir_all(pair.a.join("moved")).unwrap();
+        fs::rename(pair.a.join(&name), pair.a.join("moved").join(&name)).unwrap();
+        write_file(pair.a.join(format!("new {number}")), "new");
+    }
+    pair.sync_expecting(0, &[]);
+    pair.assert_settled();
+}
+
+#[test]
+fn a_rule_of_the_tree_cannot_turn_round_what_was_typed() {
+    for (mode, pushed) in [("pull", "yours"), ("two-way", "mine again")] {
+        let pair = Pair::agreed(&[("f", "mine"), ("g", "mine")]);
+        let rule = format!("[[rule]]\npattern = \"f\"\nmode = \"{mode}\"\n");
+        write_file(pair.a.join(".psync.toml"), &rule);
+        write_file(pair.b.join("f"), "yours");
+        write_file(pair.a.join("g"), "mine, newer");
+        let there = |name: &str| read_text(pair.b.join(name));
+        pair.sync_expecting(0, &["--push"]);
+        assert_eq!(read_text(pair.a.join("f")), "mine");
+        assert_eq!([there("f"), there("g")], ["yours", "mine, newer"]);
+        pair.sync_expecting(0, &["--pull"]);
+        assert_eq!(read_text(pair.a.join("f")), "yours");
+        fs::write(pair.a.join("f"), "mine again").unwrap();
+        pair.sync_expecting(0, &["--push"]);
+        assert_eq!(there("f"), pushed);
+    }
+}
+
+#[test]
+fn a_side_whose_number_of_files_is_only_guessed_may_change_as_far_as_allowed() {
+    let pair = Pair::agreed(&[("f", "old")]);
+    // More directories here than the other side has entries: by what this side knows it has no file.
+    for name in ["one", "two", "three"] {
+        fs::create_dir(pair.a.join(name)).unwrap();
+    }
+    write_file(pair.b.join("f"), "new there");
+    pair.sync_expecting(41, &["--max-change=99%"]).has("1 of 1 files on the other side");
+    pair.sync_expecting(0, &["--max-change=100%"]);
+    pair.assert_settled();
+}
+
+#[test]
+fn nothing_is_merged_where_changes_go_one_way_only() {
+    for way in ["--push", "--pull"] {
+        let pair = Pair::agreed(&[("f", "1\n2\n3\n4\n5\n")]);
+        write_file(pair.a.join("f"), "one\n2\n3\n4\n5\n");
+        write_file(pair.b.join("f"), "1\n2\n3\n4\nfive\n");
+        let before = (snapshot(&pair.a), snapshot(&pair.b));
+        let said = pair.sync_expecting(40, &[way, "--policy=merge"]);
+        said.has("changes do not go both ways");
+        assert_eq!(before, (snapshot(&pair.a), snapshot(&pair.b)));
+        pair.sync_expecting(0, &["--policy=merge"]);
+        assert_eq!(read_text(pair.b.join("f")), "one\n2\n3\n4\nfive\n");
+        pair.assert_settled();
+    }
 }

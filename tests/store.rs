@@ -21,7 +21,7 @@ use serde_json::Value;
 #[track_caller]
 fn store(pair: &Pair, deed: &str, root: &Path, code: i32) -> Value {
     let mut command = psync(&pair.temp);
-    command.args(["--json", "store", deed]).arg(root);
+    command.args(["store", deed, "--json"]).arg(root);
     Said::of(&mut command, code).objects().remove(0)
 }
 
@@ -39,8 +39,9 @@ fn database(root: &Path) -> PathBuf {
     root.join(".psync/store/store.db")
 }
 
+/// Settings for one root: a file that is not synced.
 fn configure(root: &Path, text: &str) {
-    write_file(root.join(".psync/config.toml"), text);
+    write_file(root.join(".psync.toml"), format!("exclude = [\"/.psync.toml\"]\n{text}"));
 }
 
 /// Both roots, for what holds at either end.
@@ -206,7 +207,6 @@ fn where_the_disk_is_full_block_hashes_stay_and_the_next_run_fills_the_store() {
 fn a_small_budget_holds_what_fits_and_remembers_block_hashes_of_the_rest() {
     let pair = Pair::new();
     for root in both(&pair) {
-        fs::create_dir_all(root.join(".psync")).unwrap();
         configure(root, "[store]\nbudget = \"400K\"\n");
     }
     for number in 0..10 {
@@ -234,7 +234,6 @@ fn a_small_budget_holds_what_fits_and_remembers_block_hashes_of_the_rest() {
 fn what_no_file_has_any_more_makes_room_for_what_is_new() {
     let pair = Pair::new();
     for root in both(&pair) {
-        fs::create_dir_all(root.join(".psync")).unwrap();
         configure(root, "[store]\nbudget = \"500K\"\n");
     }
     for version in 0..12 {
@@ -254,7 +253,9 @@ fn a_smaller_budget_is_kept_by_gc_and_block_hashes_stay() {
         write_file(pair.a.join(format!("{number}")), noise(number, 60_000));
     }
     pair.sync_to(0);
-    configure(&pair.a, "[store]\nbudget = \"400K\"\n");
+    for root in both(&pair) {
+        configure(root, "[store]\nbudget = \"400K\"\n");
+    }
     let collected = store(&pair, "gc", &pair.a, 0);
     let gone = number(&collected, "contents");
     assert!(gone > 0 && number(&collected, "bytes_on_disk") <= 400 << 10, "{collected}");
@@ -325,10 +326,9 @@ fn a_fill_that_was_killed_is_taken_up_by_the_next_run() {
 #[test]
 fn a_store_can_be_switched_off_for_one_root() {
     let pair = Pair::new();
-    fs::create_dir_all(pair.a.join(".psync")).unwrap();
     configure(&pair.a, "[store]\nenabled = false\n");
     write_file(pair.a.join("file"), noise(7, 9000));
-    pair.sync_to(0);
+    pair.sync_expecting(0, &[]);
     assert!(!database(&pair.a).exists());
     assert_eq!(held(&pair, &pair.b), 1);
     let mut command = psync(&pair.temp);
@@ -343,15 +343,15 @@ fn settings_that_make_no_sense_stop_the_run_and_name_the_line() {
     for root in both(&pair) {
         configure(root, "# mine\n[store]\nbugdet = \"1G\"\n");
         let said = pair.sync_expecting(11, &[]);
-        said.has("config.toml, line 3").has("bugdet").has("budget");
+        said.has(".psync.toml, line 4").has("bugdet").has("store.budget");
         assert_eq!(fs::read_to_string(pair.b.join("a")).unwrap(), "one");
-        fs::remove_file(root.join(".psync/config.toml")).unwrap();
+        fs::remove_file(root.join(".psync.toml")).unwrap();
     }
     pair.sync_to(0);
 }
 
 #[test]
-fn with_state_elsewhere_store_and_settings_are_there_too() {
+fn with_state_elsewhere_the_store_is_there_too_and_old_settings_are_told_of() {
     let pair = Pair::new();
     let state = pair.temp.folder("state");
     write_file(pair.a.join("file"), noise(8, 4000));
@@ -365,7 +365,8 @@ fn with_state_elsewhere_store_and_settings_are_there_too() {
     for dir in &keyed {
         write_file(dir.join("config.toml"), "[nonsense]");
     }
-    pair.sync_expecting(11, &options).has("nonsense");
+    let said = pair.sync_expecting(0, &options);
+    said.has("config.toml is not read any more").has(".psync.toml");
 }
 
 #[test]
@@ -396,4 +397,32 @@ fn people_read_what_the_store_holds() {
         command.args(["store", deed]).current_dir(&pair.a);
         Said::of(&mut command, 0).has(text);
     }
+}
+
+#[test]
+fn patches_that_were_made_before_the_plan_are_right_whatever_the_plan_turns_out_to_be() {
+    let pair = Pair::new();
+    let name = |at: u64| format!("folder {}/file {at}", at % 7);
+    let content = |at: u64, edit: &[u8]| {
+        let mut content = noise(at, 20_000);
+        content.splice(10_000..10_010, edit.iter().copied());
+        content
+    };
+    for at in 0..120 {
+        write_file(pair.a.join(name(at)), content(at, b"as agreed"));
+    }
+    pair.sync_to(0);
+    for at in 0..120 {
+        write_file(pair.a.join(name(at)), content(at, b"edited here"));
+    }
+    // Of these a patch is of no use to the other side, which has another file or none.
+    write_file(pair.b.join(name(30)), "edited there");
+    fs::remove_file(pair.b.join(name(70))).unwrap();
+    let said = pair.sync_expecting(40, &["--json", "--max-change=100%"]);
+    assert_same_trees(&pair.a, &pair.b);
+    for at in (0..120).filter(|at| ![30, 70].contains(at)) {
+        assert!(fs::read(pair.b.join(name(at))).unwrap() == content(at, b"edited here"));
+    }
+    assert!(said.bytes_on_the_line() < 150_000, "{}", said.bytes_on_the_line());
+    pair.assert_settled();
 }

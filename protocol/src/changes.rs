@@ -9,7 +9,7 @@ use crate::codec::{Put, Reader};
 use crate::entry::{Check, MODE_MASK, Props, Time};
 use crate::error::DecodeError;
 use crate::manifest::{
-    BATCH_ROWS, ENTRIES_MAX, PAIR_BYTES, REPLICAS_MAX, put_version, read_versions,
+    BATCH_ROWS, Budget, ENTRIES_MAX, PAIR_BYTES, REPLICAS_MAX, put_version, read_versions,
 };
 use crate::version::{ReplicaId, Version};
 
@@ -258,13 +258,15 @@ pub struct ChangesReader {
     /// The place after the last one that was read.
     next: usize,
     changes: Vec<Change>,
+    pairs: Budget,
 }
 
 impl ChangesReader {
     /// For changes of these entries.
     pub fn new(known: Known) -> ChangesReader {
         let class = Class::Deleted;
-        ChangesReader { known, class, taken: Vec::new(), passed: 0, next: 0, changes: Vec::new() }
+        let (taken, changes, pairs) = (Vec::new(), Vec::new(), Budget::pairs());
+        ChangesReader { known, class, taken, passed: 0, next: 0, changes, pairs }
     }
 
     /// Takes the payload of one message.
@@ -278,7 +280,7 @@ impl ChangesReader {
         };
         self.turn_to(class)?;
         let numbers = self.read_numbers(&mut reader)?;
-        let fates_and_versions = read_columns(&mut reader, class, numbers.len())?;
+        let fates_and_versions = read_columns(&mut reader, class, numbers.len(), &mut self.pairs)?;
         reader.end("changes")?;
         for (number, (fate, [content_version, props_version])) in
             numbers.into_iter().zip(fates_and_versions)
@@ -347,8 +349,9 @@ fn read_columns(
     reader: &mut Reader<'_>,
     class: Class,
     count: usize,
+    pairs: &mut Budget,
 ) -> Result<Vec<FateAndVersions>, DecodeError> {
-    let vectors = read_versions(reader)?;
+    let vectors = read_versions(reader, pairs)?;
     let mut column = || -> Result<Vec<Version>, DecodeError> {
         let pointer = |_| {
             let at = usize::try_from(reader.varint("a version's number")?).unwrap_or(usize::MAX);

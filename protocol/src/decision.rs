@@ -21,7 +21,8 @@ pub enum ContentDecision {
         /// Where the loser's content goes.
         clash: RelPath,
     },
-    /// Moved by this end and edited by the other: gone from here on both, see `Arrive`.
+    /// Gone from here on both, where this end has nothing already: moved by this end and edited by
+    /// the other (see `Arrive`), or moved here by the other, and another place was chosen.
     MovedAway(Role),
     /// What the end that did not move the file has at another path of the plan arrives here.
     Arrive {
@@ -128,18 +129,67 @@ impl Decision {
         let mut content_version = initiator.content_version.join(&responder.content_version);
         let mut props_version = initiator.props_version.join(&responder.props_version);
         if self.content_resolved {
-            content_version = content_version.bump(planner.replica, planner.counter);
+            content_version = match self.winner() {
+                Some((code, role)) => {
+                    let (won, lost) = (of(role), of(role.other()));
+                    let choice = choice(&won.content_version, &lost.content_version, &[code]);
+                    content_version.bump(choice, 1)
+                }
+                None => content_version.bump(planner.replica, planner.counter),
+            };
         }
         if self.props_resolved {
-            props_version = props_version.bump(planner.replica, planner.counter);
+            let mut chosen = Vec::new();
+            put_props(&props, &mut chosen);
+            let mut both = [&initiator.props_version, &responder.props_version];
+            both.sort_by(|a, b| a.pairs().cmp(b.pairs()));
+            props_version = props_version.bump(choice(both[0], both[1], &chosen), 1);
         }
         Agreed { props, content_version, props_version }
+    }
+
+    /// Whose content at this very path the result is, with the code of the decision; none where it
+    /// is another path's.
+    fn winner(&self) -> Option<(u8, Role)> {
+        match self.content {
+            ContentDecision::Take(role) => Some((1, role)),
+            ContentDecision::KeepBoth { winner, .. } => Some((2, winner)),
+            ContentDecision::MovedAway(mover) => Some((3, mover)),
+            ContentDecision::Agree
+            | ContentDecision::Arrive { .. }
+            | ContentDecision::Ignore
+            | ContentDecision::Later => None,
+        }
     }
 
     /// Whether files on either end are left exactly as they are and versions too.
     pub fn is_postponed(&self) -> bool {
         matches!(self.content, ContentDecision::Ignore | ContentDecision::Later)
     }
+}
+
+/// Who has made a choice between two versions, as far as versions tell: not the planner, but the
+/// choice itself. Wherever the same two meet and the same is chosen, the result has the same
+/// version, so that two pairs of replicas that settle one conflict each by themselves agree.
+fn choice(won: &Version, lost: &Version, chosen: &[u8]) -> ReplicaId {
+    let mut input = Vec::new();
+    for version in [won, lost] {
+        input.put_varint(version.pairs().len() as u64);
+        for (replica, counter) in version.pairs() {
+            input.extend_from_slice(&replica.0);
+            input.put_varint(*counter);
+        }
+    }
+    input.extend_from_slice(chosen);
+    let hash = blake3::derive_key("psync 2026-11 choice", &input);
+    let (first, _) = hash.split_first_chunk::<16>().expect("a hash has 32 bytes");
+    ReplicaId(*first)
+}
+
+fn put_props(props: &Props, out: &mut Vec<u8>) {
+    out.put_varint(u64::from(props.mode));
+    out.put_signed(props.mtime.secs);
+    out.put_varint(u64::from(props.mtime.nanos));
 }
 
 const CONTENT: u8 = 0b0000_1111;
@@ -166,9 +216,7 @@ pub fn encode(decisions: &[Decision], out: &mut Vec<u8>) {
             _ => {}
         }
         if let PropsDecision::Merge(props) = decision.props {
-            out.put_varint(u64::from(props.mode));
-            out.put_signed(props.mtime.secs);
-            out.put_varint(u64::from(props.mtime.nanos));
+            put_props(&props, out);
         }
     }
 }

@@ -73,6 +73,9 @@ pub enum ProtocolError {
     /// The peer's statements contradict each other.
     #[error("the peer contradicts itself: {0}")]
     Contradiction(&'static str),
+    /// The peer goes beyond a limit that this end has set.
+    #[error(transparent)]
+    OutOfBounds(#[from] crate::bounds::OutOfBounds),
     /// The peer gave up and said why.
     #[error("{text}")]
     Peer {
@@ -137,4 +140,8 @@ error_codes! {
     RolledBack = 9, "the peer's state was rolled back";
     /// The responder's own state was rolled back; it is set aside at the next session.
     StartAnew = 10, "the responder has to start anew; try again at once";
+    /// The peer has no right to what it wants.
+    Refused = 11, "the peer may not do this";
+    /// What the peer has signed was not signed with its key, or it shows another key than before.
+    Signature = 12, "the peer's signature or key is not what it should be";
 }

@@ -7,6 +7,7 @@ use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Oper
 use crate::codec::{Put, Reader};
 use crate::error::{DecodeError, ProtocolError};
 use crate::message::{Message, StreamCodec};
+use crate::signed::{Digest, Sum, Transcript};
 
 /// The first bytes of each direction. The zero byte keeps apart a shell that prints a banner.
 pub const PREFACE: &[u8; 6] = b"\0psync";
@@ -52,6 +53,7 @@ pub struct FrameEncoder {
     plain: Vec<u8>,
     out: Vec<u8>,
     pushed: u64,
+    transcript: Transcript,
 }
 
 impl FrameEncoder {
@@ -70,16 +72,23 @@ impl FrameEncoder {
                 open: false,
             },
         };
-        let mut encoder = FrameEncoder { stream, plain: Vec::new(), out: Vec::new(), pushed: 0 };
+        let mut encoder = FrameEncoder {
+            stream,
+            plain: Vec::new(),
+            out: Vec::new(),
+            pushed: 0,
+            transcript: Transcript::default(),
+        };
         encoder.out.put_raw(PREFACE);
-        put_frame(greeting, &mut encoder.out)?;
+        put_frame(greeting, &mut encoder.out, &mut encoder.transcript)?;
         Ok(encoder)
     }
 
     /// A direction that carries nothing but its greeting (an error instead of a welcome).
     pub fn only(greeting: &Message) -> Vec<u8> {
         let mut out = PREFACE.to_vec();
-        put_frame(greeting, &mut out).expect("greetings of bounded fields fit into a frame");
+        put_frame(greeting, &mut out, &mut Transcript::default())
+            .expect("greetings of bounded fields fit into a frame");
         out
     }
 
@@ -121,12 +130,12 @@ impl FrameEncoder {
     pub fn push(&mut self, message: &Message) -> std::io::Result<()> {
         let Stream::Zstd { encoder, open, .. } = &mut self.stream else {
             let before = self.out.len();
-            put_frame(message, &mut self.out)?;
+            put_frame(message, &mut self.out, &mut self.transcript)?;
             self.pushed += (self.out.len() - before) as u64;
             return Ok(());
         };
         self.plain.clear();
-        put_frame(message, &mut self.plain)?;
+        put_frame(message, &mut self.plain, &mut self.transcript)?;
         self.pushed += self.plain.len() as u64;
         let Some(encoder) = encoder else {
             if !std::mem::replace(open, true) {
@@ -159,6 +168,16 @@ impl FrameEncoder {
     /// How many bytes all frames after the greeting had before compression.
     pub fn pushed(&self) -> u64 {
         self.pushed
+    }
+
+    /// Digest of the greeting.
+    pub fn greeting(&self) -> Digest {
+        self.transcript.greeting()
+    }
+
+    /// What has been stated or planned and not sealed; none if nothing has.
+    pub fn to_seal(&self) -> Option<Sum> {
+        self.transcript.sum()
     }
 
     /// How many bytes are ready for the line.
@@ -210,7 +229,11 @@ fn window(level: i32) -> u32 {
 }
 
 /// Appends nothing where the message is longer than a frame may be: the peer could not take it.
-fn put_frame(message: &Message, out: &mut Vec<u8>) -> std::io::Result<()> {
+fn put_frame(
+    message: &Message,
+    out: &mut Vec<u8>,
+    transcript: &mut Transcript,
+) -> std::io::Result<()> {
     let payload = message.encode();
     if payload.len() > FRAME_MAX {
         let (name, length) = (message.name(), payload.len());
@@ -220,6 +243,7 @@ fn put_frame(message: &Message, out: &mut Vec<u8>) -> std::io::Result<()> {
     out.put_varint(payload.len() as u64);
     out.push(message.type_byte());
     out.put_raw(&payload);
+    transcript.note(message.type_byte(), &payload);
     Ok(())
 }
 
@@ -238,10 +262,15 @@ pub struct FrameDecoder {
     input: Vec<u8>,
     taken: usize,
     plain: Vec<u8>,
+    /// Where a step is decompressed to: kept, as a step may come to nothing and cost hardly a byte.
+    step: Vec<u8>,
     read: usize,
     /// The last decompression step was full: more may come without further input.
     more: bool,
     pulled: u64,
+    transcript: Transcript,
+    /// Most bytes in a frame.
+    limit: usize,
 }
 
 impl Default for FrameDecoder {
@@ -258,10 +287,18 @@ impl FrameDecoder {
             input: Vec::new(),
             taken: 0,
             plain: Vec::new(),
+            step: Vec::new(),
             read: 0,
             more: false,
             pulled: 0,
+            transcript: Transcript::default(),
+            limit: FRAME_MAX,
         }
+    }
+
+    /// Takes no longer frames from now on; never longer ones than [`FRAME_MAX`].
+    pub fn limit_frames(&mut self, bytes: usize) {
+        self.limit = bytes.min(FRAME_MAX);
     }
 
     /// Takes bytes from the line.
@@ -311,6 +348,16 @@ impl FrameDecoder {
         self.pulled
     }
 
+    /// Digest of the greeting.
+    pub fn greeting(&self) -> Digest {
+        self.transcript.greeting()
+    }
+
+    /// What the last `Seal` was about; none where nothing stood before it.
+    pub fn sealed(&self) -> Option<Sum> {
+        self.transcript.sealed()
+    }
+
     /// What stands where the preface should: for the message to the user.
     fn start_of_input(&self) -> &[u8] {
         &self.input[..self.input.len().min(200)]
@@ -326,9 +373,9 @@ impl FrameDecoder {
             Err(DecodeError::Truncated(_)) => return Ok(None),
             Err(error) => return Err(decode(error)),
         };
-        if length > FRAME_MAX as u64 {
+        if length > self.limit as u64 {
             let what = "a frame's length";
-            let limit = FRAME_MAX as u64;
+            let limit = self.limit as u64;
             return Err(decode(DecodeError::TooLarge { what, value: length, limit }));
         }
         if (reader.remaining() as u64) < length + 1 {
@@ -338,6 +385,7 @@ impl FrameDecoder {
             (|| Ok((reader.u8("a type")?, reader.raw(length as usize, "a payload")?)))()
                 .map_err(decode)?;
         let message = Message::decode(kind, payload)?;
+        self.transcript.note(kind, payload);
         let read = self.plain.len() - reader.remaining();
         self.pulled += (read - self.read) as u64;
         self.read = read;
@@ -383,11 +431,9 @@ impl FrameDecoder {
             // To ask for what cannot come is an error for zstd, after a few times.
             Stage::Zstd(_) if rest.is_empty() && !self.more => Ok(false),
             Stage::Zstd(decoder) => {
-                let start = self.plain.len();
-                self.plain.resize(start + STEP, 0);
-                let status =
-                    decoder.run_on_buffers(rest, &mut self.plain[start..]).map_err(damaged)?;
-                self.plain.truncate(start + status.bytes_written);
+                self.step.resize(STEP, 0);
+                let status = decoder.run_on_buffers(rest, &mut self.step).map_err(damaged)?;
+                self.plain.extend_from_slice(&self.step[..status.bytes_written]);
                 self.taken += status.bytes_read;
                 self.more = status.bytes_written == STEP;
                 Ok(status.bytes_written > 0 || status.bytes_read > 0)

@@ -8,6 +8,7 @@
 //! reads numbers; [`manifest`], [`decision`] and [`message`] put words into messages; [`frame`]
 //! puts messages on the line; [`session`] says which message may come when.
 
+pub mod bounds;
 pub mod changes;
 pub mod codec;
 pub mod decision;
@@ -17,9 +18,12 @@ pub mod frame;
 pub mod manifest;
 pub mod message;
 pub mod path;
+pub mod service;
 pub mod session;
+pub mod signed;
 pub mod version;
 
+pub use bounds::{Bounds, OutOfBounds, Tally};
 pub use decision::{ContentDecision, Decision, PropsDecision};
 pub use entry::{Check, CheckKey, Content, ContentHash, Props, Row, Time};
 pub use error::{DecodeError, ErrorCode, ProtocolError};

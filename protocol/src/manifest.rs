@@ -25,6 +25,9 @@ pub(crate) const PAIR_BYTES: usize = 2 + 9;
 pub const ENTRIES_MAX: usize = 10_000_000;
 /// Most bytes of paths and symlink targets in one manifest: the reader keeps them all in memory.
 pub const NAMES_MAX: u64 = 64 * ENTRIES_MAX as u64;
+/// Most pairs in all versions of one statement, each counted where it stands in a table: compressed,
+/// they take next to nothing on the line, and 24 bytes each in memory.
+pub const PAIRS_MAX: u64 = 4 << 20;
 /// Most replicas that the versions of one batch may name.
 pub(crate) const REPLICAS_MAX: usize = 4096;
 /// Most bytes of one row's extensions (owners, extended attributes and what follows).
@@ -44,15 +47,66 @@ const FLAGS_KNOWN: u8 = 0b0011_1111;
 /// Where each row of a manifest stands.
 type Index<'a> = HashMap<&'a RelPath, (usize, &'a Row<Check>)>;
 
+/// The two ends of a session, as far as whoever writes or reads rows knows them: their ids are not
+/// spelled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parties {
+    /// The end that speaks first.
+    pub initiator: Option<ReplicaId>,
+    /// The other one.
+    pub responder: Option<ReplicaId>,
+}
+
+const INITIATOR: u8 = 0;
+const RESPONDER: u8 = 1;
+const SPELLED_OUT: u8 = 2;
+
+impl Parties {
+    fn put(self, replica: ReplicaId, out: &mut Vec<u8>) {
+        if self.initiator == Some(replica) {
+            out.push(INITIATOR);
+        } else if self.responder == Some(replica) {
+            out.push(RESPONDER);
+        } else {
+            out.push(SPELLED_OUT);
+            out.put_raw(&replica.0);
+        }
+    }
+
+    fn read(self, reader: &mut Reader<'_>) -> Result<ReplicaId, DecodeError> {
+        let party = match reader.u8("a replica's kind")? {
+            INITIATOR => self.initiator,
+            RESPONDER => self.responder,
+            SPELLED_OUT => Some(ReplicaId(reader.array("a replica's id")?)),
+            _ => None,
+        };
+        party.ok_or(DecodeError::Invalid("a replica's kind"))
+    }
+}
+
+/// Goes past a replica without knowing the two ends.
+fn skip_party(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    match reader.u8("a replica's kind")? {
+        INITIATOR | RESPONDER => Ok(()),
+        SPELLED_OUT => reader.raw(size_of::<ReplicaId>(), "a replica's id").map(|_| ()),
+        _ => Err(DecodeError::Invalid("a replica's kind")),
+    }
+}
+
 /// Turns sorted rows into payloads of `Rows` messages. The order is checked by the reader.
 pub fn encode(rows: &[Row<Check>]) -> Vec<Vec<u8>> {
+    encode_between(rows, Parties::default())
+}
+
+/// The same, between two ends that know each other.
+pub fn encode_between(rows: &[Row<Check>], parties: Parties) -> Vec<Vec<u8>> {
     let index: Index<'_> =
         rows.iter().enumerate().map(|(at, row)| (&row.path, (at, row))).collect();
     let mut batches = Vec::new();
     let mut start = 0;
     while start < rows.len() {
         let end = batch_end(rows, start);
-        batches.push(encode_batch(&rows[start..end], start, &index));
+        batches.push(encode_batch(&rows[start..end], start, &index, parties));
         start = end;
     }
     batches
@@ -72,7 +126,7 @@ fn batch_end(rows: &[Row<Check>], start: usize) -> usize {
                 let known = replicas.len();
                 replicas.extend(version.pairs().iter().map(|pair| pair.0));
                 bytes += 2 + version.pairs().len() * PAIR_BYTES;
-                bytes += (replicas.len() - known) * size_of::<ReplicaId>();
+                bytes += (replicas.len() - known) * (1 + size_of::<ReplicaId>());
             }
         }
         let full = bytes > BATCH_BYTES || replicas.len() > REPLICAS_MAX;
@@ -83,10 +137,10 @@ fn batch_end(rows: &[Row<Check>], start: usize) -> usize {
     rows.len().min(start + BATCH_ROWS)
 }
 
-fn encode_batch(rows: &[Row<Check>], start: usize, index: &Index<'_>) -> Vec<u8> {
+fn encode_batch(rows: &[Row<Check>], start: usize, index: &Index<'_>, parties: Parties) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_varint(rows.len() as u64);
-    encode_versions(rows, &mut out);
+    encode_versions(rows, parties, &mut out);
     encode_paths(rows, &mut out);
     let moved: Vec<Option<usize>> = rows.iter().map(|row| moved_index(row, index)).collect();
     for (row, moved) in rows.iter().zip(&moved) {
@@ -134,7 +188,7 @@ fn encode_batch(rows: &[Row<Check>], start: usize, index: &Index<'_>) -> Vec<u8>
 }
 
 /// The versions of a batch: replicas, distinct vectors, then two columns that point to them.
-fn encode_versions(rows: &[Row<Check>], out: &mut Vec<u8>) {
+fn encode_versions(rows: &[Row<Check>], parties: Parties, out: &mut Vec<u8>) {
     let mut replicas: Vec<ReplicaId> = Vec::new();
     let mut vectors: Vec<&Version> = Vec::new();
     let mut known: HashMap<&Version, usize> = HashMap::new();
@@ -152,7 +206,7 @@ fn encode_versions(rows: &[Row<Check>], out: &mut Vec<u8>) {
     replicas.sort_unstable();
     replicas.dedup();
     out.put_varint(replicas.len() as u64);
-    replicas.iter().for_each(|replica| out.put_raw(&replica.0));
+    replicas.iter().for_each(|replica| parties.put(*replica, out));
     out.put_varint(vectors.len() as u64);
     vectors.iter().for_each(|version| put_version(version, &replicas, out));
     facets().for_each(|version| out.put_varint(known[version] as u64));
@@ -229,19 +283,29 @@ fn mode_changed(row: &Row<Check>) -> bool {
 #[derive(Debug)]
 pub struct ManifestReader {
     key: CheckKey,
+    parties: Parties,
     rows: Vec<Row<Check>>,
     moved: Vec<(usize, usize)>,
     /// How many rows there may be.
     rows_max: usize,
     /// How many bytes of paths and targets may still come.
     names: Budget,
+    /// How many pairs of all versions.
+    pairs: Budget,
 }
 
 impl ManifestReader {
     /// For a manifest stated by the end with this key.
     pub fn new(key: CheckKey) -> ManifestReader {
-        let names = Budget { taken: 0, limit: NAMES_MAX };
-        ManifestReader { key, rows: Vec::new(), moved: Vec::new(), rows_max: ENTRIES_MAX, names }
+        let (names, pairs) = (Budget::names(), Budget::pairs());
+        let (rows, moved) = (Vec::new(), Vec::new());
+        let parties = Parties::default();
+        ManifestReader { key, parties, rows, moved, rows_max: ENTRIES_MAX, names, pairs }
+    }
+
+    /// Of a manifest between two ends that know each other.
+    pub fn between(self, parties: Parties) -> ManifestReader {
+        ManifestReader { parties, ..self }
     }
 
     /// How many rows have come so far.
@@ -264,7 +328,8 @@ impl ManifestReader {
             return Err(DecodeError::TooLarge { what: "the count of entries", value, limit });
         }
         let start = self.rows.len();
-        let mut columns = Columns::read(&mut reader, count, &mut self.names)?;
+        let budgets = (&mut self.names, &mut self.pairs);
+        let mut columns = Columns::read(&mut reader, count, self.parties, budgets)?;
         columns.read_details(&mut reader, &mut self.names)?;
         for at in 0..count {
             let row = columns.row(at, &mut reader, &self.key)?;
@@ -301,19 +366,80 @@ impl ManifestReader {
     }
 }
 
-/// Bytes that a manifest may still take in memory.
+/// The lengths of the paths of one batch, for whoever wants to know them before it is decoded.
+pub(crate) struct PathLengths<'a> {
+    shared: Vec<usize>,
+    rest: Vec<usize>,
+    bytes: &'a [u8],
+    pairs: usize,
+}
+
+impl<'a> PathLengths<'a> {
+    /// How many rows there are.
+    pub(crate) fn count(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// How many pairs all versions have together.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// Of each path how much it shares with the one before it, and how much follows.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.shared.iter().copied().zip(self.rest.iter().copied())
+    }
+
+    /// What follows, of all paths together, and whatever stands behind it.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// Reads as much of a batch as tells how long its paths are.
+pub(crate) fn path_lengths(payload: &[u8]) -> Result<PathLengths<'_>, DecodeError> {
+    let mut reader = Reader::new(payload);
+    let count = reader.count("a count of rows", BATCH_ROWS)?;
+    let replicas = reader.count("a count of replicas", REPLICAS_MAX)?;
+    (0..replicas).try_for_each(|_| skip_party(&mut reader))?;
+    let versions = reader.count("a count of versions", 2 * count)?;
+    let mut pairs = 0;
+    for _ in 0..versions {
+        let own = reader.count("a version's length", REPLICAS_MAX)?;
+        pairs += own;
+        (0..2 * own).try_for_each(|_| reader.varint("a version").map(|_| ()))?;
+    }
+    (0..2 * count).try_for_each(|_| reader.varint("a version's number").map(|_| ()))?;
+    let mut column = |what| {
+        let length = |_| Ok(reader.bounded(what, PATH_MAX as u64)? as usize);
+        (0..count).map(length).collect::<Result<Vec<usize>, DecodeError>>()
+    };
+    let (shared, rest) = (column("a shared prefix")?, column("a path's length")?);
+    Ok(PathLengths { shared, rest, bytes: reader.raw(reader.remaining(), "the paths")?, pairs })
+}
+
+/// What a statement may still hold of something that takes memory, whatever it takes on the line.
 #[derive(Debug)]
-struct Budget {
+pub(crate) struct Budget {
+    what: &'static str,
     taken: u64,
     limit: u64,
 }
 
 impl Budget {
-    fn take(&mut self, bytes: u64) -> Result<(), DecodeError> {
-        self.taken += bytes;
+    fn names() -> Budget {
+        Budget { what: "the length of all paths and targets", taken: 0, limit: NAMES_MAX }
+    }
+
+    /// For the pairs of all versions of a statement.
+    pub(crate) fn pairs() -> Budget {
+        Budget { what: "the count of pairs in all versions", taken: 0, limit: PAIRS_MAX }
+    }
+
+    pub(crate) fn take(&mut self, more: u64) -> Result<(), DecodeError> {
+        self.taken += more;
         if self.taken > self.limit {
-            let (value, limit) = (self.taken, self.limit);
-            let what = "the length of all paths and targets";
+            let (what, value, limit) = (self.what, self.taken, self.limit);
             return Err(DecodeError::TooLarge { what, value, limit });
         }
         Ok(())
@@ -339,9 +465,10 @@ impl Columns {
     fn read(
         reader: &mut Reader<'_>,
         count: usize,
-        names: &mut Budget,
+        parties: Parties,
+        (names, pairs): (&mut Budget, &mut Budget),
     ) -> Result<Columns, DecodeError> {
-        let versions = read_versions(reader)?;
+        let versions = read_versions_between(reader, parties, pairs)?;
         let mut pointer = |_| -> Result<usize, DecodeError> {
             let at = reader.varint("a version's number")? as usize;
             if at >= versions.len() {
@@ -485,10 +612,37 @@ fn check(reader: &mut Reader<'_>) -> Result<Check, DecodeError> {
     Ok(Check(u64::from_le_bytes(reader.array("a check")?)))
 }
 
-pub(crate) fn read_versions(reader: &mut Reader<'_>) -> Result<Vec<Version>, DecodeError> {
+pub(crate) fn read_versions(
+    reader: &mut Reader<'_>,
+    pairs: &mut Budget,
+) -> Result<Vec<Version>, DecodeError> {
     let replicas = read_replicas(reader)?;
+    read_vectors(reader, &replicas, pairs)
+}
+
+fn read_versions_between(
+    reader: &mut Reader<'_>,
+    parties: Parties,
+    pairs: &mut Budget,
+) -> Result<Vec<Version>, DecodeError> {
+    let count = reader.count("a count of replicas", REPLICAS_MAX)?;
+    let replicas = (0..count).map(|_| parties.read(reader)).collect::<Result<Vec<_>, _>>()?;
+    read_vectors(reader, &replicas, pairs)
+}
+
+fn read_vectors(
+    reader: &mut Reader<'_>,
+    replicas: &[ReplicaId],
+    pairs: &mut Budget,
+) -> Result<Vec<Version>, DecodeError> {
     let vectors = reader.count("a count of versions", 2 * BATCH_ROWS)?;
-    (0..vectors).map(|_| read_version(reader, &replicas)).collect()
+    let mut versions = Vec::with_capacity(vectors);
+    for _ in 0..vectors {
+        let version = read_version(reader, replicas)?;
+        pairs.take(version.pairs().len() as u64)?;
+        versions.push(version);
+    }
+    Ok(versions)
 }
 
 pub(crate) fn read_replicas(reader: &mut Reader<'_>) -> Result<Vec<ReplicaId>, DecodeError> {
@@ -545,7 +699,7 @@ mod tests {
     }
 
     fn reader(rows_max: usize, names_max: u64) -> ManifestReader {
-        let names = Budget { taken: 0, limit: names_max };
+        let names = Budget { limit: names_max, ..Budget::names() };
         ManifestReader { rows_max, names, ..ManifestReader::new(key()) }
     }
 

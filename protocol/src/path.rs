@@ -152,7 +152,7 @@ pub fn printable(bytes: &[u8]) -> String {
                 '\\' => text.push_str("\\\\"),
                 '\n' => text.push_str("\\n"),
                 '\t' => text.push_str("\\t"),
-                _ if c.is_control() || reorders(c) => text.extend(c.escape_unicode()),
+                _ if steers_a_terminal(c) => text.extend(c.escape_unicode()),
                 _ => text.push(c),
             }
         }
@@ -161,6 +161,24 @@ pub fn printable(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Words of a peer made safe for a terminal, on one line. Unlike a name they may hold backslashes, as
+/// names that are in them were made [`printable`] where they were written.
+pub fn plain(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => "\\n".to_string(),
+        '\t' => "\\t".to_string(),
+        _ if steers_a_terminal(c) => c.escape_unicode().to_string(),
+        _ => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// Whether a terminal does something else with a character than to show it. All of these have numbers
+/// of four hexadecimal digits at most.
+pub fn steers_a_terminal(c: char) -> bool {
+    c.is_control() || reorders(c)
 }
 
 /// Characters that change the order or the visibility of the text around them.
@@ -211,6 +229,7 @@ mod tests {
     fn a_printed_name_cannot_steer_a_terminal() {
         assert_eq!(printable(b"a\x1b[31mb\xff\\"), "a\\u{1b}[31mb\\xff\\\\");
         assert_eq!(printable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(plain("a\\n\x1b[31m\u{9b}\r\nb"), "a\\n\\u{1b}[31m\\u{9b}\\u{d}\\nb");
     }
 
     #[test]

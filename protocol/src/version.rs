@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::codec::NUMBER_MAX;
+
 /// A replica: one root on one machine, 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub [u8; 16]);
@@ -112,9 +114,10 @@ impl Version {
     }
 
     /// One more change by `replica`. `counter` is the replica's own clock (it only grows); the
-    /// result is above both the clock's last reading and what the vector held.
+    /// result is above both the clock's last reading and what the vector held, unless that was the
+    /// highest counter that there is: nobody could read a higher one.
     pub fn bump(&self, replica: ReplicaId, counter: u64) -> Version {
-        let counter = counter.max(self.counter(replica).saturating_add(1));
+        let counter = counter.max(self.counter(replica).saturating_add(1)).min(NUMBER_MAX);
         let others = self.0.iter().copied().filter(|pair| pair.0 != replica);
         Version::from_pairs(others.chain([(replica, counter)]).collect())
     }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use psync_protocol::message::{
@@ -11,13 +10,14 @@ use psync_protocol::message::{
 use psync_protocol::{Content, ContentHash};
 
 use super::fetch::{Arrived, Asked, Fetching, How};
+use super::old::OldContent;
 use super::{Applier, ApplyError, Ready, Trouble};
 use crate::delta::params::MAX_HASH_LEN;
 use crate::delta::{
     self, Decoder, DeltaError, ExactDecoder, Fresh, Op, PATCH_MAX, Params, Piece, ReadOld, Target,
     WriteNew,
 };
-use crate::root::Staged;
+use crate::root::{Flusher, Staged, Stager};
 
 /// Received files that wait for being made durable together, and their bytes: as many as come in a
 /// second, if these are more than the first numbers, and no more than the second ones. What a line
@@ -26,14 +26,16 @@ use crate::root::Staged;
 const BATCH_FILES: (usize, usize) = (512, 8192);
 const BATCH_BYTES: (u64, u64) = (64 << 20, 512 << 20);
 const BATCH_TIME: Duration = Duration::from_secs(1);
+/// Bytes in a content that is put together in memory.
+const MEMORY_MAX: u64 = 512 << 10;
+/// Bytes received after which the disk is given them, so that it has something to do meanwhile.
+const FLUSH_BYTES: u64 = 32 << 20;
 
 /// A content that is arriving.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     fetching: Fetching,
-    file: File,
-    staged: Staged,
-    hasher: blake3::Hasher,
+    place: Place,
     received: u64,
     against: Option<Source>,
     /// It is only its hash that is said once more: the content waits in the stage.
@@ -42,10 +44,39 @@ pub(crate) struct Incoming {
     broken: Option<Trouble>,
 }
 
+/// Where a content is put together.
+#[derive(Debug)]
+enum Place {
+    /// A short one, to be staged when it is whole.
+    Memory(Vec<u8>),
+    /// A file in the stage, and the hash of what is in it.
+    Stage(File, Staged, Box<blake3::Hasher>),
+}
+
+impl Place {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Place::Memory(content) => content.extend_from_slice(bytes),
+            Place::Stage(file, _, hasher) => {
+                file.write_all(bytes)?;
+                hasher.update(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn hash(&self) -> ContentHash {
+        match self {
+            Place::Memory(content) => ContentHash::of_bytes(content),
+            Place::Stage(_, _, hasher) => ContentHash(hasher.finalize().into()),
+        }
+    }
+}
+
 /// The old file that deltas or segments copy from.
 #[derive(Debug)]
 struct Source {
-    file: File,
+    old: OldContent,
     way: Way,
 }
 
@@ -71,7 +102,7 @@ impl Way {
 
 impl Applier<'_> {
     /// What is known of a content that comes now: it was asked for, or would have been.
-    fn expected(&mut self, index: u64) -> Option<Asked> {
+    pub(super) fn expected(&mut self, index: u64) -> Option<Asked> {
         let asked = self.asked.remove(&index);
         asked.or_else(|| {
             let fetching = self.fetches.take(index)?;
@@ -85,26 +116,37 @@ impl Applier<'_> {
         let (against, held) = match how {
             How::Plainly => (None, None),
             How::Signed(old) => {
-                let decoder = Decoder::new(&old.params, old.length, fetching.size);
-                let file = old.open(self.root).ok();
-                (file.map(|file| Source { file, way: Way::Signed(decoder) }), None)
+                let decoder = Decoder::new(&old.params, old.length(), fetching.size);
+                let old = old.open(self.root, self.staging).ok();
+                (old.map(|old| Source { old, way: Way::Signed(decoder) }), None)
             }
             How::Staged(staged, hash) => (None, Some((staged, hash))),
         };
+        let stage = |(file, staged)| Place::Stage(file, staged, Box::default());
         let opened = match held {
             Some((staged, hash)) => {
-                self.staging.reopen(&staged).map(|file| (file, staged, Some(hash)))
+                self.stager.iter().for_each(Stager::wait);
+                self.staging.reopen(&staged).map(|file| (stage((file, staged)), Some(hash)))
             }
-            None => self.staging.create().map(|(file, staged)| (file, staged, None)),
+            None if fetching.size <= MEMORY_MAX => {
+                let content = Vec::with_capacity(fetching.size as usize);
+                Ok((Place::Memory(content), None))
+            }
+            None => {
+                let claim = match self.claim(fetching.size) {
+                    Ok(claim) => claim,
+                    Err(reason) => return self.no_room(fetching, reason),
+                };
+                let begun = self.staging.begin(&fetching.task.path);
+                begun.map(|(file, staged)| (stage((file, staged.holding(claim))), None))
+            }
         };
         match opened {
-            Ok((file, staged, held)) => {
+            Ok((place, held)) => {
                 self.incoming = Some(Incoming {
                     received: if held.is_some() { fetching.size } else { 0 },
                     fetching,
-                    file,
-                    staged,
-                    hasher: blake3::Hasher::new(),
+                    place,
                     against,
                     held,
                     broken: None,
@@ -137,7 +179,8 @@ impl Applier<'_> {
             Base::Nothing => None,
         };
         let file = self.open_base(fetching, base.ok_or_else(missing)?).ok_or_else(missing)?;
-        let length = file.metadata().map_err(Trouble::system("read the old file"))?.len();
+        let old = OldContent::of(file).map_err(Trouble::system("read the old file"))?;
+        let length = old.length();
         if length != against.old_len {
             return Err(missing());
         }
@@ -152,7 +195,7 @@ impl Applier<'_> {
                 Way::Segments(ExactDecoder::new(length, fetching.size), None)
             }
         };
-        Ok(Source { file, way })
+        Ok(Source { old, way })
     }
 
     /// More of the file, as it is.
@@ -211,45 +254,84 @@ impl Applier<'_> {
 
     /// Checks what has come; what is wrong is asked for again.
     fn complete(&mut self, incoming: Incoming) -> Option<Arrived> {
-        let Incoming { fetching, file, staged, hasher, received, against, held, broken } = incoming;
-        drop(file);
+        let Incoming { fetching, place, received, against, held, broken } = incoming;
         if let Some(trouble) = broken {
-            self.staging.discard(staged);
+            self.drop_place(place);
             self.try_again(fetching, trouble);
             return None;
         }
-        let hash = held.unwrap_or_else(|| ContentHash(hasher.finalize().into()));
+        let hash = held.unwrap_or_else(|| place.hash());
         let by_hashes =
             against.as_ref().is_some_and(|against| matches!(against.way, Way::Signed(_)));
         let complete = against.is_none_or(|against| against.way.ends_well());
-        let arrived = Arrived { fetching, staged, hash };
-        if complete && received == arrived.fetching.size && self.is_announced(&arrived) {
-            return Some(arrived);
+        if complete && received == fetching.size && self.is_announced(&fetching, &hash) {
+            return self.stage(fetching, place, hash);
         }
+        self.drop_place(place);
         if by_hashes {
-            self.staging.discard(arrived.staged);
-            self.try_again(arrived.fetching, not_announced());
+            self.try_again(fetching, not_announced());
         } else {
-            self.refuse(arrived);
+            self.try_again_whole(fetching, not_announced());
         }
         None
     }
 
+    /// A whole content goes to the stage, if it is not there.
+    fn stage(&mut self, fetching: Fetching, place: Place, hash: ContentHash) -> Option<Arrived> {
+        let content = match place {
+            Place::Stage(_, staged, _) => return Some(Arrived { fetching, staged, hash }),
+            Place::Memory(content) => content,
+        };
+        let claim = match self.claim(fetching.size) {
+            Ok(claim) => claim,
+            Err(reason) => {
+                self.no_room(fetching, reason);
+                return None;
+            }
+        };
+        if self.stager.is_none() {
+            self.stager = match Stager::start(self.staging) {
+                Ok(stager) => Some(stager),
+                Err(error) => {
+                    let trouble = Trouble::system("start a thread")(error);
+                    self.fail(fetching.task.index, trouble);
+                    return None;
+                }
+            };
+        }
+        // What replaces a file gets that one's owner first; what its owner may not read may have to
+        // be read once more.
+        let props = fetching.task.agreed.props;
+        let is_plain = fetching.task.old.is_none() && props.mode & 0o400 != 0;
+        let staged = self.stager.as_ref()?.put(self.staging, content, is_plain.then_some(props));
+        Some(Arrived { fetching, staged: staged.holding(claim), hash })
+    }
+
+    fn drop_place(&self, place: Place) {
+        if let Place::Stage(_, staged, _) = place {
+            self.staging.discard(staged);
+        }
+    }
+
     /// Whether a content has the check that the peer stated.
-    fn is_announced(&self, arrived: &Arrived) -> bool {
-        self.keys.theirs.check(&arrived.hash) == arrived.fetching.check
+    fn is_announced(&self, fetching: &Fetching, hash: &ContentHash) -> bool {
+        self.keys.theirs.check(hash) == fetching.check
     }
 
     fn refuse(&mut self, arrived: Arrived) {
+        self.stager.iter().for_each(Stager::wait);
         self.staging.discard(arrived.staged);
         self.try_again_whole(arrived.fetching, not_announced());
     }
 
     /// A content that is what the peer has.
     fn accept(&mut self, arrived: Arrived) -> Result<(), ApplyError> {
+        self.staging.forget_begun(&arrived.fetching.task.path);
+        let Some(arrived) = self.put_by(arrived) else { return Ok(()) };
         let Arrived { fetching, staged, hash } = arrived;
         let content = Some(Content::File { size: fetching.size, hash });
         self.batch_bytes += fetching.size;
+        self.flush_now_and_then(fetching.size);
         self.batch.push(Ready { task: fetching.task, staged: Some(staged), content, leaves: None });
         let (files, bytes) = (self.batch.len(), self.batch_bytes);
         let many = files >= BATCH_FILES.0 || bytes >= BATCH_BYTES.0;
@@ -258,6 +340,19 @@ impl Applier<'_> {
             self.commit_batch()?;
         }
         Ok(())
+    }
+
+    fn flush_now_and_then(&mut self, size: u64) {
+        self.unflushed += size;
+        if self.unflushed < FLUSH_BYTES {
+            return;
+        }
+        self.unflushed = 0;
+        if self.flusher.is_none() {
+            // Without it there is more to wait for later.
+            self.flusher = Flusher::start(self.root).ok();
+        }
+        self.flusher.iter().for_each(Flusher::nudge);
     }
 
     /// Whole contents, made together of old ones. Where one of those is not here, or one content is
@@ -273,14 +368,14 @@ impl Applier<'_> {
             olds.push(old);
             wanted.push(asked);
         }
-        let made = match olds.iter().flatten().count() == olds.len() {
+        let mut made = match olds.iter().flatten().count() == olds.len() {
             true => make(&wanted, &olds, patches),
             false => None,
         };
         for (at, asked) in wanted.into_iter().enumerate() {
-            let arrived = match (asked, made.as_ref().and_then(|made| made.get(at))) {
+            let arrived = match (asked, made.as_mut().and_then(|made| made.get_mut(at))) {
                 (None, _) => None,
-                (Some(asked), Some(content)) => self.stage_made(asked, content),
+                (Some(asked), Some(content)) => self.stage_made(asked, std::mem::take(content)),
                 (Some(asked), None) => {
                     self.not_made(asked, made_of_what_is_here(&olds, at));
                     None
@@ -295,17 +390,16 @@ impl Applier<'_> {
         let Asked { fetching, how } = asked;
         let file = match (base, how) {
             // Blocks are those of the file that was signed, if one was.
-            (Base::Blocks(_), How::Signed(old)) => old.open(self.root).ok()?,
-            (Base::Own | Base::Blocks(_), _) => self.open_base(fetching, fetching.base?)?,
-            (Base::Other(check), _) => self.open_base(fetching, check)?,
+            (Base::Blocks(_), How::Signed(old)) => old.open(self.root, self.staging),
+            (Base::Own | Base::Blocks(_), _) => {
+                OldContent::of(self.open_base(fetching, fetching.base?)?)
+            }
+            (Base::Other(check), _) => OldContent::of(self.open_base(fetching, check)?),
             (Base::Nothing, _) => return Some(Vec::new()),
         };
-        let length = file.metadata().ok()?.len();
-        if length > most {
-            return None;
-        }
-        let mut content = vec![0; length as usize];
-        file.read_exact_at(&mut content, 0).ok()?;
+        let old = file.ok().filter(|old| old.length() <= most)?;
+        let mut content = vec![0; old.length() as usize];
+        old.read_exact_at(&mut content, 0).ok()?;
         Some(content)
     }
 
@@ -323,40 +417,19 @@ impl Applier<'_> {
     }
 
     /// A content that a patch has made goes to the stage.
-    fn stage_made(&mut self, asked: Asked, content: &[u8]) -> Option<Arrived> {
+    fn stage_made(&mut self, asked: Asked, content: Vec<u8>) -> Option<Arrived> {
         let Asked { fetching, how } = asked;
-        let made =
-            self.staging.create().and_then(|(mut file, staged)| match file.write_all(content) {
-                Ok(()) => Ok(staged),
-                Err(error) => {
-                    self.staging.discard(staged);
-                    Err(error)
-                }
-            });
-        let staged = match made {
-            Ok(staged) => staged,
-            Err(error) => {
-                let trouble = Trouble::system("write to .psync/stage")(error);
-                self.fail(fetching.task.index, trouble);
-                return None;
-            }
-        };
         self.report.progress(&fetching.task.path, fetching.size);
-        let arrived = Arrived { fetching, staged, hash: ContentHash::of_bytes(content) };
-        if self.is_announced(&arrived) && !matches!(how, How::Staged(..)) {
-            return Some(arrived);
-        }
+        let hash = ContentHash::of_bytes(&content);
+        let is_it = self.is_announced(&fetching, &hash);
         match how {
+            How::Staged(staged, hash) => self.refuse(Arrived { fetching, staged, hash }),
+            How::Plainly | How::Signed(_) if is_it => {
+                return self.stage(fetching, Place::Memory(content), hash);
+            }
             // A short hash has matched by chance: longer ones will not.
-            How::Signed(_) => {
-                self.staging.discard(arrived.staged);
-                self.try_again(arrived.fetching, not_announced());
-            }
-            How::Staged(staged, _) => {
-                self.staging.discard(staged);
-                self.refuse(arrived);
-            }
-            How::Plainly => self.refuse(arrived),
+            How::Signed(_) => self.try_again(fetching, not_announced()),
+            How::Plainly => self.try_again_whole(fetching, not_announced()),
         }
         None
     }
@@ -379,7 +452,7 @@ impl Applier<'_> {
     pub fn file_failed(&mut self, failure: Failure) {
         let trouble = Trouble { kind: failure.kind, text: failure.text };
         if let Some(incoming) = self.incoming.take() {
-            self.staging.discard(incoming.staged);
+            self.drop_place(incoming.place);
             self.cannot_be_sent(incoming.fetching, trouble);
         } else if let Some(Asked { fetching, how }) = self.expected(failure.index) {
             if let How::Staged(staged, _) = how {
@@ -436,8 +509,7 @@ impl Incoming {
         if self.received + bytes.len() as u64 > self.fetching.size {
             return Err(mismatch("more arrived than was announced".into()));
         }
-        self.file.write_all(bytes).map_err(Trouble::system("write to .psync/stage"))?;
-        self.hasher.update(bytes);
+        self.place.write(bytes).map_err(Trouble::system("write to .psync/stage"))?;
         self.received += bytes.len() as u64;
         Ok(())
     }
@@ -488,21 +560,18 @@ impl Incoming {
         &mut self,
         work: impl FnOnce(&mut Way, &mut ReadOld<'_>, &mut WriteNew<'_>) -> Result<(), DeltaError>,
     ) -> Result<(), Trouble> {
-        let Some(Source { file, mut way }) = self.against.take() else {
+        let Some(Source { old, mut way }) = self.against.take() else {
             return Err(mismatch("a delta arrived where the whole file was asked for".into()));
         };
         let mut refused = None;
-        let result = work(
-            &mut way,
-            &mut |offset, buffer| file.read_exact_at(buffer, offset),
-            &mut |bytes| {
+        let result =
+            work(&mut way, &mut |offset, buffer| old.read_exact_at(buffer, offset), &mut |bytes| {
                 self.write(bytes).map_err(|trouble| {
                     refused = Some(trouble);
                     io::Error::other("refused")
                 })
-            },
-        );
-        self.against = Some(Source { file, way });
+            });
+        self.against = Some(Source { old, way });
         match (result, refused) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(trouble)) => Err(trouble),

@@ -1,6 +1,6 @@
 //! Old contents that the peer's versions build on: where they stand on this side.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 
 use psync_protocol::{Check, Content, RelPath};
@@ -11,35 +11,21 @@ use super::{Applier, Task};
 /// What is known of contents that may serve as a base, by their checks under the peer's key.
 #[derive(Debug, Default)]
 pub(super) struct Bases {
-    /// The bases that the peer's rows name.
-    named: HashSet<Check>,
-    /// Those that went to the trash in this run, with the paths at which they stood.
-    trashed: HashMap<Check, RelPath>,
+    /// What went to the trash in this run, and where it lies there: a peer's row may name it as its
+    /// base, or a patch as what a new file is like.
+    trashed: HashMap<Check, Vec<u8>>,
     /// Every file of this side, once somebody had to ask.
     files: Option<HashMap<Check, RelPath>>,
 }
 
 impl Applier<'_> {
-    /// Notes the bases of what has to be fetched, before anything is moved away.
-    pub(super) fn note_bases(&mut self) {
-        let theirs = self.role.other();
-        let rows = self.agreement.paths.iter().filter_map(|stand| stand.of(theirs));
-        let changed = rows.filter(|row| matches!(row.content, Content::File { .. }));
-        self.bases.named = changed.filter_map(|row| row.base).collect();
-    }
-
-    /// A file goes to the trash.
-    pub(super) fn note_trashed(&mut self, task: &Task) {
+    /// A file has gone to this place in the trash, which stood at the task's path.
+    pub(super) fn note_trashed(&mut self, task: &Task, place: &[u8]) {
         let Some(Content::File { hash, .. }) = task.old.as_ref().map(|old| &old.row.content) else {
             return;
         };
-        if self.bases.named.is_empty() {
-            return;
-        }
         let check = self.keys.theirs.check(hash);
-        if self.bases.named.contains(&check) {
-            self.bases.trashed.insert(check, task.path.clone());
-        }
+        self.bases.trashed.insert(check, place.to_vec());
     }
 
     /// Whether the base of a content is at hand.
@@ -57,19 +43,35 @@ impl Applier<'_> {
         {
             return Some(self.root.open_file(&old.row.path).ok()?.0);
         }
-        if let Some(path) = self.bases.trashed.get(&base) {
-            return self.staging.open_trashed(&self.names.trash, path).ok();
+        if let Some(place) = self.bases.trashed.get(&base) {
+            return self.root.open_trash_file(place).ok();
         }
+        if let Some(file) = self.open_listed(base) {
+            return Some(file);
+        }
+        // It may have been moved since the files were listed.
+        self.bases.files = None;
+        self.open_listed(base)
+    }
+
+    /// A file that had this check when the files were listed, if it still has.
+    fn open_listed(&mut self, base: Check) -> Option<File> {
         let path = self.files_by_check()?.get(&base)?.clone();
-        Some(self.root.open_file(&path).ok()?.0)
+        let row = self.index.row(&path).ok()??;
+        let Content::File { hash, .. } = &row.row.content else { return None };
+        let is_it = self.keys.theirs.check(hash) == base;
+        is_it.then(|| self.root.open_file(&path).ok().map(|(file, _)| file)).flatten()
     }
 
     fn files_by_check(&mut self) -> Option<&HashMap<Check, RelPath>> {
         if self.bases.files.is_none() {
             let mut files = HashMap::new();
-            let key = &self.keys.theirs;
+            let (key, permit) = (&self.keys.theirs, &self.permit);
             let listed = self.index.files(|path, _, hash| {
-                if let Ok(path) = RelPath::new(path) {
+                // That a file is here at all is told by what is asked for.
+                if permit.rights(path).read
+                    && let Ok(path) = RelPath::new(path)
+                {
                     files.insert(key.check(&hash), path);
                 }
             });

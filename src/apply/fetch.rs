@@ -1,17 +1,18 @@
 //! Contents that have to come from the peer: which, and how they are asked for.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
-use psync_protocol::message::{FailureKind, Message, Unresolved, Want, WantDelta, WantKind};
-use psync_protocol::{Check, Content, ContentHash, RelPath};
+use psync_protocol::message::{FailureKind, Message, Unresolved, Want, WantKind};
+use psync_protocol::{Check, Content, ContentHash};
 
+use super::old::OldFile;
+use super::room::Asking;
 use super::{Act, Applier, Keys, Task, Trouble};
-use crate::delta::{self, Params, SignatureBuilder};
-use crate::root::{Root, Staged};
+use crate::delta::{self, Params};
+use crate::root::{Root, Staged, Staging};
 
 /// Bytes of block hashes that one flight carries at most; what does not fit is asked for in the
 /// next.
@@ -24,8 +25,6 @@ const DELTA_MIN: u64 = 300;
 const LEVELS_MIN: u64 = 2048;
 /// What stands for the attempt in the seed of finer hashes.
 pub const FINE_ATTEMPT: u8 = 128;
-/// Bytes of an old file that are read at a time.
-const READ_STEP: u64 = 256 << 10;
 /// Bytes of one piece of a signature.
 const SIGNATURE_PIECE: usize = 256 << 10;
 /// After so many attempts a file is given up: as a delta, as a delta with long hashes, whole, and
@@ -45,6 +44,8 @@ pub(crate) struct Fetching {
     pub(super) attempt: u8,
     /// It could not be made because of another content of the same patch, once.
     pub(super) spared: bool,
+    /// There was no room for it in the stage when it came, once.
+    pub(super) put_off: bool,
 }
 
 /// A content that the peer has been asked for, and what it will be made of.
@@ -63,15 +64,6 @@ pub(super) enum How {
     Signed(OldFile),
     /// It has come, and waits in the stage until the peer has said its hash once more.
     Staged(Staged, ContentHash),
-}
-
-/// An old file whose blocks are copied. It is not held open: a flight asks for more contents than a
-/// process may have open files.
-#[derive(Debug)]
-pub(super) struct OldFile {
-    path: RelPath,
-    pub(super) length: u64,
-    pub(super) params: Params,
 }
 
 /// A file of whose old version finer hashes are wanted.
@@ -130,70 +122,31 @@ impl Fetches {
     /// The sources, smaller files first: what is asked for first comes first. Files below 1 MiB
     /// stay in the order of their paths: what stands together is most alike, which the line's
     /// compressor makes use of.
-    fn by_size(&self) -> Vec<u64> {
+    fn by_size(&self, priorities: &HashMap<u64, i32>) -> Vec<u64> {
         let mut sources: Vec<&Fetching> = self.0.values().collect();
-        sources.sort_by_key(|fetching| fetching.size >> 20);
+        let first = |source| Reverse(priorities.get(source).copied().unwrap_or(0));
+        sources.sort_by_key(|fetching| (first(&fetching.source), fetching.size >> 20));
         sources.into_iter().map(|fetching| fetching.source).collect()
     }
 }
 
 impl Fetching {
     /// Bytes of the file that stands in the place, if its block hashes may be of use.
-    fn old_len(&self) -> Option<u64> {
+    pub(super) fn old_len(&self) -> Option<u64> {
         let old = self.task.old.as_ref()?;
         let Content::File { size, .. } = old.row.content else { return None };
         (size >= DELTA_MIN && self.size >= DELTA_MIN).then_some(size)
     }
 }
 
-impl OldFile {
-    /// The file, if it has the length that it had: what else may have changed in it shows in what is
-    /// made of it.
-    pub(super) fn open(&self, root: &Root) -> io::Result<File> {
-        let (file, stat) = root.open_file(&self.path)?;
-        match stat.size == self.length {
-            true => Ok(file),
-            false => Err(io::Error::other("the old file has changed")),
-        }
-    }
-
-    /// The hashes of its blocks in these parts, put together.
-    fn hashes(&self, root: &Root, parts: impl Iterator<Item = Range<u64>>) -> io::Result<Vec<u8>> {
-        let file = self.open(root)?;
-        let mut builder = SignatureBuilder::new(self.params);
-        let mut buffer = Vec::new();
-        for part in parts {
-            let mut offset = part.start;
-            while offset < part.end {
-                let count = (part.end - offset).min(READ_STEP) as usize;
-                buffer.resize(count, 0);
-                file.read_exact_at(&mut buffer, offset)?;
-                builder.update(&buffer);
-                offset += count as u64;
-            }
-        }
-        Ok(builder.finish())
-    }
-
-    fn want(&self, old_len: u64, attempt: u8, signature: &[u8]) -> WantDelta {
-        WantDelta {
-            old_len,
-            block_len: self.params.block_len(),
-            hash_len: self.params.hash_len(),
-            attempt,
-            signature_len: signature.len() as u64,
-        }
-    }
-}
-
 impl Refining {
     /// Finer hashes; if the file cannot be read any more, all of the content.
-    fn best_want(&self, keys: &Keys, root: &Root) -> (WantKind, Vec<u8>, How) {
+    fn best_want(&self, keys: &Keys, root: &Root, staging: &Staging) -> (WantKind, Vec<u8>, How) {
         let length = self.parts.iter().map(|part| part.end - part.start).sum();
         let seed = keys.ours.block_seed(self.fetching.source, FINE_ATTEMPT);
         let params = self.old.params.finer(length, 0, seed);
-        let old = OldFile { path: self.old.path.clone(), length: self.old.length, params };
-        match old.hashes(root, self.parts.iter().cloned()) {
+        let old = self.old.cut(params);
+        match old.hashes(root, staging, self.parts.iter().cloned()) {
             Ok(signature) => {
                 let delta = old.want(length, 0, &signature);
                 (WantKind::Fine(delta), signature, How::Signed(old))
@@ -224,7 +177,9 @@ impl Applier<'_> {
         let Act::Fetch { size, check, source } = task.act else { return None };
         let stand = &self.agreement.paths[source];
         let base = stand.of(self.role.other()).and_then(|row| row.base);
-        Some(Fetching { task, size, check, source: source as u64, base, attempt: 0, spared: false })
+        let source = source as u64;
+        let (attempt, spared, put_off) = (0, false, false);
+        Some(Fetching { task, size, check, source, base, attempt, spared, put_off })
     }
 
     /// Notes a file that has to come from the peer.
@@ -251,17 +206,29 @@ impl Applier<'_> {
         let mut signatures = 0;
         for refining in std::mem::take(&mut self.refining) {
             let index = refining.fetching.source;
-            let (kind, signature, how) = refining.best_want(&self.keys, self.root);
+            let (kind, signature, how) = refining.best_want(&self.keys, self.root, self.staging);
             send_want(index, kind, &signature, &mut send)?;
             signatures += signature.len() as u64;
             self.asked.insert(index, Asked { fetching: refining.fetching, how });
         }
         let levels = self.fetches.saved_by_levels() > turn_worth;
-        for index in self.fetches.by_size() {
+        let mut plenty = self.plenty();
+        for index in self.fetches.by_size(&self.priorities) {
             if signatures >= SIGNATURES_PER_FLIGHT || self.asked.len() >= WANTS_PER_FLIGHT {
                 break;
             }
             let Some(fetching) = self.fetches.take(index) else { continue };
+            match plenty.ask(fetching.size) {
+                Asking::Now => {}
+                Asking::Later => {
+                    self.fetch(fetching);
+                    continue;
+                }
+                Asking::Never(reason) => {
+                    self.fail(fetching.task.index, reason.into());
+                    continue;
+                }
+            }
             let (kind, signature, how) = self.best_want(&fetching, levels);
             send_want(index, kind, &signature, &mut send)?;
             signatures += signature.len() as u64;
@@ -271,9 +238,11 @@ impl Applier<'_> {
     }
 
     /// Against the base if it is here; else with block hashes of what stands in the place; else
-    /// whole.
+    /// whole. What has come of it before needs hashes, too: the peer does not know of it.
     fn best_want(&mut self, fetching: &Fetching, levels: bool) -> (WantKind, Vec<u8>, How) {
+        let begun = self.staging.begun_len(&fetching.task.path).is_some();
         if fetching.attempt == 0
+            && !begun
             && let Some(base) = fetching.base
             && self.has_base(fetching, base)
         {
@@ -283,22 +252,31 @@ impl Applier<'_> {
         signed.unwrap_or((WantKind::Whole, Vec::new(), How::Plainly))
     }
 
-    /// Block hashes of what stands in the place now; none where that is of no use.
+    /// Block hashes of what is here of it now; none where that is of no use, or the peer may not read
+    /// what stands in the place.
     fn sign(&self, fetching: &Fetching, levels: bool) -> Option<(WantKind, Vec<u8>, How)> {
-        let length = fetching.old_len()?;
-        let coarse = levels && fetching.attempt == 0 && length >= LEVELS_MIN;
-        let seed = self.keys.ours.block_seed(fetching.source, fetching.attempt);
-        let params = match coarse {
-            true => Params::coarse(length, 0, seed),
-            false => Params::choose(length, fetching.attempt, seed),
-        };
-        if params.signature_len(length) >= fetching.size {
+        let place = fetching.task.old.as_ref().map_or(&fetching.task.path, |old| &old.row.path);
+        if !self.permit.rights(place.as_bytes()).read {
             return None;
         }
-        let path = fetching.task.old.as_ref()?.row.path.clone();
-        let old = OldFile { path, length, params };
-        let signature = old.hashes(self.root, std::iter::once(0..length)).ok()?;
-        let delta = old.want(length, fetching.attempt, &signature);
+        let attempt = fetching.attempt;
+        let seed = self.keys.ours.block_seed(fetching.source, attempt);
+        let mut coarse = levels && attempt == 0;
+        let old = OldFile::find(fetching, self.staging, |length, is_beginning| {
+            coarse &= length >= LEVELS_MIN && !is_beginning;
+            match (is_beginning, coarse) {
+                (true, _) => Params::for_beginning(length, attempt, seed),
+                (false, true) => Params::coarse(length, 0, seed),
+                (false, false) => Params::choose(length, attempt, seed),
+            }
+        })?;
+        let length = old.length();
+        if old.params.signature_len(length) >= fetching.size {
+            return None;
+        }
+        let parts = std::iter::once(0..length);
+        let signature = old.hashes(self.root, self.staging, parts).ok()?;
+        let delta = old.want(length, attempt, &signature);
         let kind = if coarse { WantKind::Coarse(delta) } else { WantKind::Delta(delta) };
         Some((kind, signature, How::Signed(old)))
     }
@@ -308,7 +286,7 @@ impl Applier<'_> {
         let Some(Asked { fetching, how }) = self.asked.remove(&unresolved.index) else { return };
         let parts = match &how {
             How::Signed(old) => {
-                delta::parse_answer(old.params.block_len(), old.length, &unresolved.parts).ok()
+                delta::parse_answer(old.params.block_len(), old.length(), &unresolved.parts).ok()
             }
             How::Plainly | How::Staged(..) => None,
         };

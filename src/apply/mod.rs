@@ -4,13 +4,21 @@
 
 mod arrive;
 mod base;
+mod deeds;
 mod fetch;
+mod keep;
+mod old;
 mod publish;
+mod rehearse;
+mod room;
 mod stage;
 mod task;
+mod units;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::iter::Peekable;
 use std::time::Instant;
+use std::vec::IntoIter;
 
 use psync_protocol::message::{Failure, FailureKind};
 use psync_protocol::session::Agreement;
@@ -18,14 +26,17 @@ use psync_protocol::{CheckKey, Content, ContentHash, ProtocolError, RelPath, Rol
 use thiserror::Error;
 
 pub use fetch::{Asked, FINE_ATTEMPT};
+pub use keep::Keepsake;
 pub use task::{Act, Beside, Brief, Task, tasks};
 
 use fetch::{Arrived, Fetches};
 
-use crate::index::{BlockHashes, Index, IndexError};
-use crate::manifest::Stored;
+use crate::index::{BlockHashes, Index, IndexError, SketchBytes};
+use crate::journal::{Reasons, Recorder, Retention};
+use crate::manifest::{Permit, Stored};
+use crate::reconcile::Units;
 use crate::report::Report;
-use crate::root::{Root, Staged, Staging};
+use crate::root::{Flusher, HeldDir, Locked, Room, Root, Staged, Stager, Staging};
 
 /// What ends the whole run.
 #[derive(Debug, Error)]
@@ -89,9 +100,15 @@ pub struct Applier<'a> {
     staging: &'a Staging,
     index: &'a mut Index,
     report: &'a dyn Report,
+    journal: &'a mut Recorder,
+    retention: &'a Retention,
+    reasons: Reasons,
     role: Role,
     agreement: &'a Agreement,
     keys: Keys,
+    /// What the peer may read here: only that helps in getting contents from it, and is copied to where
+    /// it may read.
+    permit: Permit,
     names: RunNames,
     /// Files that have to come from the peer.
     fetches: Fetches,
@@ -104,16 +121,43 @@ pub struct Applier<'a> {
     /// Files of whose old versions finer hashes are wanted.
     refining: Vec<fetch::Refining>,
     bases: base::Bases,
+    /// What is published only as a whole.
+    units: Units,
+    together: units::Together,
+    /// Whether what is published now was promised as a whole.
+    promised: bool,
+    /// Whether something that was promised could not be published: no further promise is made.
+    unfinished: bool,
     batch: Vec<Ready>,
     batch_bytes: u64,
+    /// Writes what has come whole, once something has.
+    stager: Option<Stager>,
+    /// Flushes what is staged, once there is much; and bytes staged since it was told to.
+    flusher: Option<Flusher>,
+    unflushed: u64,
+    /// The directory in which a batch is at work.
+    held: HeldDir,
     /// When the last batch was put in its place.
     committed: Instant,
+    /// Rows that will be asked for next, by the numbers of their paths.
+    ahead: Peekable<IntoIter<(usize, Option<Stored>)>>,
     /// Where contents that the peer may want went meanwhile.
     relocated: HashMap<usize, (RelPath, Stored)>,
     /// Directories that get their real mode when everything is in them.
     closing: Vec<Task>,
     failures: Vec<Failure>,
     notes: Vec<(RelPath, String)>,
+    /// Whose contents go first, where it is not 0, by the number of the path.
+    priorities: HashMap<u64, i32>,
+    /// What the journal was told of the batch at work.
+    deeds: deeds::Batch,
+    /// What goes from the trash when the run is over.
+    dropped: Vec<Vec<u8>>,
+    /// What is only fetched to be looked at: the paths' numbers, and bytes.
+    keeping: BTreeMap<u64, u64>,
+    kept: Vec<Keepsake>,
+    /// What is left of the disk.
+    room: Room,
 }
 
 /// The keys of a session.
@@ -135,6 +179,12 @@ pub struct Tools<'a> {
     pub index: &'a mut Index,
     /// Who is told of progress.
     pub report: &'a dyn Report,
+    /// Who writes down what is done.
+    pub journal: &'a mut Recorder,
+    /// What goes to the trash.
+    pub retention: &'a Retention,
+    /// Why, for each path of the plan.
+    pub reasons: Reasons,
 }
 
 impl<'a> Applier<'a> {
@@ -151,9 +201,13 @@ impl<'a> Applier<'a> {
             staging: tools.staging,
             index: tools.index,
             report: tools.report,
+            journal: tools.journal,
+            retention: tools.retention,
+            reasons: tools.reasons,
             role,
             agreement,
             keys,
+            permit: Permit::all(),
             names,
             fetches: Fetches::default(),
             asked: HashMap::new(),
@@ -162,14 +216,50 @@ impl<'a> Applier<'a> {
             unconfirmed: Vec::new(),
             refining: Vec::new(),
             bases: base::Bases::default(),
+            units: Units::default(),
+            together: units::Together::default(),
+            promised: false,
+            unfinished: false,
             batch: Vec::new(),
             batch_bytes: 0,
+            stager: None,
+            flusher: None,
+            unflushed: 0,
+            held: HeldDir::default(),
             committed: Instant::now(),
+            ahead: Vec::new().into_iter().peekable(),
             relocated: HashMap::new(),
             closing: Vec::new(),
             failures: Vec::new(),
             notes: Vec::new(),
+            priorities: HashMap::new(),
+            deeds: deeds::Batch::default(),
+            dropped: Vec::new(),
+            keeping: BTreeMap::new(),
+            kept: Vec::new(),
+            room: Room::default(),
         }
+    }
+
+    /// Besides databases and the like these folders are published as a whole, too.
+    pub fn keep_together(&mut self, units: Units) {
+        self.units = units;
+    }
+
+    /// A peer that may not read everything gets nothing copied, to where it may, from where it may not. Nor is
+    /// that of help in getting contents from it: what is asked for would tell of it.
+    pub fn within(&mut self, permit: &Permit) {
+        self.permit = permit.clone();
+    }
+
+    /// Contents of paths with a higher priority are asked for, and sent, before others.
+    pub fn prefer(&mut self, priorities: HashMap<u64, i32>) {
+        self.priorities = priorities;
+    }
+
+    /// How early a content shall go; 0 is usual.
+    pub fn priority(&self, index: u64) -> i32 {
+        self.priorities.get(&index).copied().unwrap_or(0)
     }
 
     /// Does everything that needs nothing from the peer. In this order: moves and copies are
@@ -179,8 +269,12 @@ impl<'a> Applier<'a> {
         let brief =
             Brief { role: self.role, agreement: self.agreement, their_key: &self.keys.theirs };
         let index = &mut *self.index;
-        let tasks = task::tasks(brief, |path| Ok::<_, ApplyError>(index.row(path)?))?;
-        self.note_bases();
+        let tasks = task::tasks(brief, |paths| Ok::<_, ApplyError>(index.rows_at(paths)?))?;
+        let (root, locked) = (self.root, Locked::now());
+        self.together = units::Together::of(&tasks, &self.units, |task| {
+            let is_held = task.old.as_ref().is_some_and(|old| locked.holds(old.inode));
+            is_held && root.open_database(&task.path, &locked).is_some()
+        });
         let mut sorted = self.sort(tasks)?;
         self.commit_all(std::mem::take(&mut sorted.quiet))?;
         self.commit_all(std::mem::take(&mut sorted.removals))?;
@@ -214,7 +308,9 @@ impl<'a> Applier<'a> {
     /// known to have now. Returns the failures.
     pub fn finish(&mut self) -> Result<Vec<Failure>, ApplyError> {
         self.commit_batch()?;
+        self.give_up_units();
         self.close_directories()?;
+        self.drop_dropped();
         self.staging.prune_trash(&self.names.trash);
         Ok(std::mem::take(&mut self.failures))
     }
@@ -230,7 +326,21 @@ impl<'a> Applier<'a> {
             return Ok(Some(found.clone()));
         }
         let path = self.agreement.paths[index].path().clone();
-        Ok(self.index.row(&path)?.map(|stored| (path, stored)))
+        let stored = match self.ahead.next_if(|(at, _)| *at == index) {
+            Some((_, stored)) => stored,
+            None => self.index.row(&path)?,
+        };
+        Ok(stored.map(|stored| (path, stored)))
+    }
+
+    /// Looks up together what [`Applier::source_of`] is about to be asked for, in this order.
+    pub fn look_ahead(&mut self, indices: Vec<usize>) -> Result<(), ApplyError> {
+        let paths: Vec<&RelPath> =
+            indices.iter().map(|&index| self.agreement.paths[index].path()).collect();
+        let rows = self.index.rows_at(&paths)?;
+        let ahead: Vec<_> = indices.into_iter().zip(rows).collect();
+        self.ahead = ahead.into_iter().peekable();
+        Ok(())
     }
 
     /// Block hashes of an old content, if this end has kept any.
@@ -241,6 +351,34 @@ impl<'a> Applier<'a> {
     /// The files on this side whose contents some peer is known to have.
     pub fn shared_contents(&self, each: impl FnMut(&[u8], ContentHash)) -> Result<(), ApplyError> {
         Ok(self.index.shared_contents(each)?)
+    }
+
+    /// Whether this side has any file whose content some peer is known to have.
+    pub fn has_shared(&self) -> Result<bool, ApplyError> {
+        Ok(self.index.has_shared()?)
+    }
+
+    /// The same with their sizes in bytes, and their sketches.
+    pub fn sketched_files(
+        &self,
+        each: impl FnMut(&[u8], u64, ContentHash, Option<SketchBytes>),
+    ) -> Result<(), ApplyError> {
+        Ok(self.index.sketched_files(each)?)
+    }
+
+    /// The sketch of a content, if this end has one.
+    pub fn sketch(&self, hash: &ContentHash) -> Result<Option<SketchBytes>, ApplyError> {
+        Ok(self.index.sketch(hash)?)
+    }
+
+    /// What stands at a path on this side, with that path.
+    pub fn stored(&mut self, path: &RelPath) -> Result<Option<(RelPath, Stored)>, ApplyError> {
+        Ok(self.index.row(path)?.map(|stored| (path.clone(), stored)))
+    }
+
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The keys of the session.
@@ -259,6 +397,13 @@ impl<'a> Applier<'a> {
     }
 
     fn fail(&mut self, index: usize, trouble: Trouble) {
+        // Nothing is done at the path: that it cannot be looked at is no failure.
+        if self.keeping.contains_key(&(index as u64)) {
+            let path = self.agreement.paths[index].path().clone();
+            let text = format!("the other side's content cannot be had: {}", trouble.text);
+            self.notes.push((path, text));
+            return;
+        }
         self.failures.push(Failure { index: index as u64, kind: trouble.kind, text: trouble.text });
     }
 

@@ -5,7 +5,6 @@
 //! durable; the index records what is true. A crash anywhere in between leaves each path wholly
 //! old or wholly new, and the next scan recognises what was announced.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::time::{Instant, SystemTime};
 
@@ -15,20 +14,28 @@ use super::task::{fresh, settled};
 use super::{Act, Applier, ApplyError, Beside, Ready, Task, Trouble};
 use crate::manifest::{Stamp, Stored};
 use crate::reconcile::clash_name;
-use crate::root::{Displaced, FileKind, Staged, Stat};
+use crate::root::{Displaced, FileKind, HeldDir, Staged, Staging, Stat};
 
-/// Most tasks in one batch.
+/// Most tasks in one batch; and in one that puts nothing into its place.
 const BATCH_TASKS: usize = 8192;
+const QUIET_TASKS: usize = 65_536;
 /// Up to this many files each is made durable by itself; beyond, the whole file system at once,
 /// which is cheaper (88 against 278 microseconds a file, measured).
 const SYNC_EACH: usize = 8;
+/// What is said of the parts of a unit that could not be published whole.
+const FOLLOWS: &str = "another part of what it belongs to failed; the next run begins with it";
 
 impl Applier<'_> {
     /// Carries out tasks whose content is staged.
     pub(super) fn commit_all(&mut self, ready: Vec<Ready>) -> Result<(), ApplyError> {
-        let mut rest = ready.into_iter().peekable();
+        let (whole, rest) = self.together.gather(ready);
+        for unit in whole {
+            self.commit_whole(unit)?;
+        }
+        let most = if rest.iter().any(is_move) { BATCH_TASKS } else { QUIET_TASKS };
+        let mut rest = rest.into_iter().peekable();
         while rest.peek().is_some() {
-            let batch: Vec<Ready> = rest.by_ref().take(BATCH_TASKS).collect();
+            let batch: Vec<Ready> = rest.by_ref().take(most).collect();
             self.commit(batch)?;
         }
         Ok(())
@@ -43,79 +50,147 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, batch: Vec<Ready>) -> Result<(), ApplyError> {
+    pub(super) fn commit(&mut self, batch: Vec<Ready>) -> Result<(), ApplyError> {
+        let batch = self.prepared(batch);
+        self.publish_batch(batch, None)
+    }
+
+    /// What is staged and could be given its properties; the rest has failed.
+    pub(super) fn prepared(&mut self, batch: Vec<Ready>) -> Vec<Ready> {
+        let batch = self.all_written(batch);
+        self.with_props(batch)
+    }
+
+    /// Puts a batch in its place; `whole` is the name of what it must not be seen half of.
+    pub(super) fn publish_batch(
+        &mut self,
+        batch: Vec<Ready>,
+        whole: Option<&RelPath>,
+    ) -> Result<(), ApplyError> {
         let touches = batch.iter().filter(|ready| !matches!(ready.task.act, Act::Adopt)).count();
         // A mode or a time that was set and not recorded is found by the next scan, and agrees.
-        let moves = batch.iter().any(|ready| !matches!(ready.task.act, Act::Adopt | Act::SetProps));
-        let batch = self.with_props(batch);
+        let moves = batch.iter().any(is_move);
+        self.ahead = Vec::new().into_iter().peekable();
         if moves {
             self.make_staged_durable(&batch);
             let announced: Vec<Stored> =
                 batch.iter().flat_map(|ready| self.intended(ready)).collect();
             self.index.transaction(|index| index.announce(announced.iter()))?;
         }
+        if let Some(name) = whole
+            && let Err(trouble) = self.promise(name, &batch)
+        {
+            self.index.transaction(|index| index.forget_announced())?;
+            self.give_up_parts(batch, &trouble.text);
+            return Ok(());
+        }
+        let deeds = self.announce_deeds(&batch);
         let moment = SystemTime::now();
+        self.promised = whole.is_some();
+        if self.promised
+            && let Err(trouble) = self.clear_journals(&batch)
+        {
+            self.promised = false;
+            self.staging.promise_is_kept();
+            deeds.into_iter().for_each(|deeds| {
+                self.next_deeds(deeds);
+                self.deeds_failed();
+            });
+            self.confirm_deeds();
+            self.index.transaction(|index| index.forget_announced())?;
+            self.give_up_parts(batch, &trouble.text);
+            return Ok(());
+        }
+        self.held = HeldDir::default();
         let mut rows = Vec::with_capacity(batch.len());
-        let mut touched = BTreeSet::new();
-        for ready in batch {
+        let mut touched = Vec::with_capacity(batch.len());
+        for (ready, deeds) in batch.into_iter().zip(deeds) {
+            self.next_deeds(deeds);
             let index = ready.task.index;
             let path = ready.task.path.clone();
             let leaves = ready.leaves.as_ref().map(|leaves| leaves.index);
-            match self.carry_out(ready, moment, &mut rows) {
+            let done = match self.unfinished {
+                true if self.promised => Err(Trouble::changed(FOLLOWS)),
+                _ => self.carry_out(ready, moment, &mut rows),
+            };
+            match done {
                 Ok(()) => {
-                    touched.insert(path);
+                    touched.push(path);
                 }
                 Err(trouble) => {
                     // The old name stays until the new one stands.
                     if let Some(leaves) = leaves {
                         self.fail(leaves, Trouble::changed("it could not be moved"));
                     }
+                    self.deeds_failed();
                     self.fail(index, trouble);
+                    self.unfinished |= self.promised;
                 }
             }
         }
+        self.held = HeldDir::default();
         if touches > 0 {
             self.make_tree_durable(&touched);
         }
+        if std::mem::take(&mut self.promised) && !self.unfinished {
+            self.staging.promise_is_kept();
+        }
         self.index.transaction(|index| {
-            for stored in &rows {
-                index.put(stored)?;
-            }
+            index.put_all(&rows)?;
             if moves {
                 index.forget_announced()?;
             }
             Ok(())
         })?;
+        self.confirm_deeds();
         Ok(())
+    }
+
+    /// Waits until the staged files are written, and leaves out those that could not be.
+    fn all_written(&mut self, batch: Vec<Ready>) -> Vec<Ready> {
+        let Some(stager) = self.stager.take() else { return batch };
+        stager.wait();
+        let mut kept = Vec::with_capacity(batch.len());
+        for mut ready in batch {
+            match ready.staged.as_ref().and_then(|staged| stager.failed(staged)) {
+                None => kept.push(ready),
+                Some(error) => {
+                    ready.staged.take().into_iter().for_each(|staged| self.staging.discard(staged));
+                    self.fail(ready.task.index, Trouble::system("write to .psync/stage")(error));
+                }
+            }
+        }
+        self.stager = Some(stager);
+        kept
     }
 
     /// Gives staged files the properties that they will have in the tree: a file never stands
     /// there with others. A second name of a file in the tree gets them later.
-    fn with_props(&mut self, batch: Vec<Ready>) -> Vec<Ready> {
-        let mut kept = Vec::with_capacity(batch.len());
-        for mut ready in batch {
-            let is_file = matches!(ready.content, Some(Content::File { .. }));
-            let set = match &ready.staged {
-                Some(staged) if is_file && ready.leaves.is_none() => {
-                    if let Ok(Some(stat)) = self.root.stat(&ready.task.path) {
-                        self.staging.set_owner(staged, stat.owner);
-                    }
-                    self.staging.set_props(staged, ready.task.agreed.props)
+    fn with_props(&mut self, mut batch: Vec<Ready>) -> Vec<Ready> {
+        batch.retain_mut(|ready| {
+            let Err(error) = self.give_props(ready) else { return true };
+            ready.staged.take().into_iter().for_each(|staged| self.staging.discard(staged));
+            let trouble = Trouble::system("set mode and time of the staged file")(error);
+            self.fail(ready.task.index, trouble);
+            false
+        });
+        batch
+    }
+
+    fn give_props(&self, ready: &Ready) -> io::Result<()> {
+        let is_file = matches!(ready.content, Some(Content::File { .. }));
+        match &ready.staged {
+            Some(staged) if is_file && ready.leaves.is_none() && !staged.is_ready() => {
+                // Where nothing is expected, nobody's file is replaced.
+                if ready.task.old.is_some()
+                    && let Ok(Some(stat)) = self.root.stat(&ready.task.path)
+                {
+                    self.staging.set_owner(staged, stat.owner);
                 }
-                _ => Ok(()),
-            };
-            match set {
-                Ok(()) => kept.push(ready),
-                Err(error) => {
-                    ready.staged.take().into_iter().for_each(|staged| self.staging.discard(staged));
-                    self.fail(
-                        ready.task.index,
-                        Trouble::system("set mode and time of the staged file")(error),
-                    );
-                }
+                self.staging.set_props(staged, ready.task.agreed.props)
             }
+            _ => Ok(()),
         }
-        kept
     }
 
     fn make_staged_durable(&mut self, batch: &[Ready]) {
@@ -129,16 +204,20 @@ impl Applier<'_> {
         }
     }
 
-    fn make_tree_durable(&mut self, touched: &BTreeSet<RelPath>) {
-        let parents: BTreeSet<Option<RelPath>> = touched.iter().map(RelPath::parent).collect();
-        if parents.len() > SYNC_EACH {
-            self.tell_unsynced(self.root.sync_all());
-            return;
+    fn make_tree_durable(&mut self, touched: &[RelPath]) {
+        // One path of each directory.
+        let mut firsts: Vec<&RelPath> = Vec::new();
+        for path in touched {
+            let above = path.split().0;
+            if firsts.iter().any(|first| first.split().0 == above) {
+                continue;
+            }
+            if firsts.len() == SYNC_EACH {
+                self.tell_unsynced(self.root.sync_all());
+                return;
+            }
+            firsts.push(path);
         }
-        let firsts: Vec<&RelPath> = parents
-            .iter()
-            .filter_map(|parent| touched.iter().find(|path| path.parent() == *parent))
-            .collect();
         for path in firsts {
             match self.root.sync_parent(path) {
                 Err(error) if !crate::root::is_absent(&error) => self.tell_unsynced(Err(error)),
@@ -182,7 +261,7 @@ impl Applier<'_> {
         rows
     }
 
-    fn future_content(&self, ready: &Ready) -> Option<Content<ContentHash>> {
+    pub(super) fn future_content(&self, ready: &Ready) -> Option<Content<ContentHash>> {
         match &ready.task.act {
             Act::Adopt | Act::Remove => None,
             Act::SetProps => ready.task.old.as_ref().map(|old| old.row.content.clone()),
@@ -222,7 +301,8 @@ impl Applier<'_> {
             Act::Remove => self.remove(&task, rows),
             Act::MakeDir => self.make_directory(&task, moment, rows),
             Act::MakeLink { target } => {
-                let made = self.staging.create_link(target, task.agreed.props.mtime);
+                let make = || self.staging.create_link(target, task.agreed.props.mtime);
+                let made = staged.map_or_else(make, Ok);
                 let staged = made.map_err(Trouble::system("make a symlink in .psync/stage"))?;
                 self.publish(&task, staged, link_content(target), None, moment, rows)
             }
@@ -253,8 +333,12 @@ impl Applier<'_> {
         }
     }
 
-    fn stat_expected(&self, task: &Task) -> Result<Option<Stat>, Trouble> {
-        let stat = self.root.stat(&task.path).map_err(Trouble::system("look at it"))?;
+    fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, Trouble> {
+        self.root.stat_in(&mut self.held, path).map_err(Trouble::system("look at it"))
+    }
+
+    pub(super) fn stat_expected(&mut self, task: &Task) -> Result<Option<Stat>, Trouble> {
+        let stat = self.stat(&task.path)?;
         match (&task.old, stat) {
             (Some(old), Some(stat)) if old.row.content.is_live() => {
                 self.expect(&task.path, old, &stat)?;
@@ -283,38 +367,26 @@ impl Applier<'_> {
         }
         if stat.kind != FileKind::Directory && stat.mtime != wanted.mtime {
             self.root
-                .set_mtime(&task.path, wanted.mtime)
+                .set_mtime_in(&mut self.held, &task.path, wanted.mtime)
                 .map_err(Trouble::system("set its time"))?;
         }
-        self.record_unread(task, old.row.content.clone(), moment, rows)
-    }
-
-    /// Like [`Applier::record`] for a file whose time was set while it stood in the tree: an edit
-    /// made just before would not show, so the next scan reads it.
-    fn record_unread(
-        &self,
-        task: &Task,
-        content: Content<ContentHash>,
-        moment: SystemTime,
-        rows: &mut Vec<Stored>,
-    ) -> Result<(), Trouble> {
-        let is_file = matches!(content, Content::File { .. });
-        self.record(task, content, moment, rows)?;
-        if let Some(row) = rows.last_mut().filter(|_| is_file) {
-            row.stamp = Stamp::UNKNOWN;
+        let content = old.row.content.clone();
+        if stat.kind == FileKind::File {
+            rows.push(unread(task, content, stat.inode));
+            return Ok(());
         }
-        Ok(())
+        self.record(task, content, moment, rows)
     }
 
     /// The row of what stands at the task's path now.
     fn record(
-        &self,
+        &mut self,
         task: &Task,
         content: Content<ContentHash>,
         moment: SystemTime,
         rows: &mut Vec<Stored>,
     ) -> Result<(), Trouble> {
-        let stat = self.root.stat(&task.path).map_err(Trouble::system("look at it"))?;
+        let stat = self.stat(&task.path)?;
         let stat = stat.ok_or_else(|| Trouble::changed("it was deleted during the run"))?;
         let stamp = stat.trusted_stamp(moment);
         rows.push(settled(
@@ -330,9 +402,12 @@ impl Applier<'_> {
 
     /// A file or symlink goes to the trash, if it is what it was when the plan was made.
     fn remove(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
-        if let Some(stat) = self.stat_expected(task)? {
-            self.withdraw(&task.path, &stat)?;
-            self.note_trashed(task);
+        match self.stat_expected(task)? {
+            Some(stat) => {
+                let displaced = self.withdraw(&task.path, &stat)?;
+                self.settle_displaced(task, displaced);
+            }
+            None => self.deed_not_done(&task.path),
         }
         rows.push(self.tombstone(task));
         Ok(())
@@ -340,7 +415,7 @@ impl Applier<'_> {
 
     /// Takes out of the tree, to the trash, what was seen there a moment ago, or puts back what
     /// came between.
-    fn withdraw(&mut self, path: &RelPath, seen: &Stat) -> Result<Displaced, Trouble> {
+    pub(super) fn withdraw(&mut self, path: &RelPath, seen: &Stat) -> Result<Displaced, Trouble> {
         let displaced = self.staging.withdraw(self.root, &self.names.trash, path);
         let displaced = displaced.map_err(Trouble::system("move it to .psync/trash"))?;
         if seen.same_content(&displaced.stat) {
@@ -357,7 +432,7 @@ impl Applier<'_> {
 
     /// An edit that came between stays in the tree, beside the path, where the next scan finds it;
     /// if that cannot be, it stays in the trash.
-    fn keep_as_clash(&mut self, displaced: Displaced, path: &RelPath) {
+    pub(super) fn keep_as_clash(&mut self, displaced: Displaced, path: &RelPath) {
         let root = self.root;
         let mut taken = |name: &RelPath| !root.is_free(name).unwrap_or(false);
         let kept = clash_name(path, &self.names.clash, &mut taken)
@@ -375,8 +450,9 @@ impl Applier<'_> {
     fn remove_directory(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
         match self.root.remove_dir(&task.path) {
             Ok(()) => {}
-            Err(error) if crate::root::is_absent(&error) => {}
+            Err(error) if crate::root::is_absent(&error) => self.deed_not_done(&task.path),
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                self.deed_not_done(&task.path);
                 let text = "deleted on the other side; the directory stays, as it holds files that are not synced";
                 self.notes.push((task.path.clone(), text.to_string()));
             }
@@ -415,6 +491,7 @@ impl Applier<'_> {
     /// Gives directories that shut out their owner their mode, now that everything is in them.
     pub(super) fn close_directories(&mut self) -> Result<(), ApplyError> {
         let moment = SystemTime::now();
+        self.held = HeldDir::default();
         let mut rows = Vec::new();
         for task in std::mem::take(&mut self.closing).into_iter().rev() {
             let closed = self.root.set_mode(&task.path, task.agreed.props.mode);
@@ -428,7 +505,7 @@ impl Applier<'_> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.index.transaction(|index| rows.iter().try_for_each(|stored| index.put(stored)))?;
+        self.index.transaction(|index| index.put_all(&rows))?;
         Ok(())
     }
 
@@ -448,7 +525,9 @@ impl Applier<'_> {
     fn make_room(&mut self, task: &Task, rows: &mut Vec<Stored>) -> Result<(), Trouble> {
         let Some(stat) = self.stat_expected(task)? else { return Ok(()) };
         let (Beside::Aside(clash), Some(old)) = (&task.beside, &task.old) else {
-            return self.withdraw(&task.path, &stat).map(|_| ());
+            let displaced = self.withdraw(&task.path, &stat)?;
+            self.settle_displaced(task, displaced);
+            return Ok(());
         };
         self.root.rename(&task.path, clash).map_err(Trouble::system("make the clash file"))?;
         // Whatever came between is a file of its own there, and is read by the next scan.
@@ -470,7 +549,7 @@ impl Applier<'_> {
         let seen = match self.before_publishing(task) {
             Ok(seen) => seen,
             Err(trouble) => {
-                self.staging.discard(staged);
+                self.let_go(staged);
                 return Err(trouble);
             }
         };
@@ -482,7 +561,12 @@ impl Applier<'_> {
             if self.leave_old_name(&leaves, rows) {
                 self.set_final_props(&task.path, task.agreed.props)?;
             }
-            return self.record_unread(task, content, moment, rows);
+            if let Content::File { .. } = content {
+                let stat = self.stat(&task.path)?;
+                let stat = stat.ok_or_else(|| Trouble::changed("it was deleted during the run"))?;
+                rows.push(unread(task, content, stat.inode));
+                return Ok(());
+            }
         }
         self.record(task, content, moment, rows)
     }
@@ -499,6 +583,7 @@ impl Applier<'_> {
                 true
             }
             Err(trouble) => {
+                self.deed_not_done(&leaves.path);
                 self.fail(leaves.index, trouble);
                 false
             }
@@ -520,20 +605,22 @@ impl Applier<'_> {
     }
 
     fn publish_new(&mut self, task: &Task, staged: Staged) -> Result<(), Trouble> {
-        let staged = match self.staging.publish_new(self.root, staged, &task.path) {
+        let held = &mut self.held;
+        let staged = match self.staging.publish_new(self.root, held, staged, &task.path) {
             Ok(()) => return Ok(()),
             Err((staged, error)) if crate::root::is_absent(&error) => staged,
             Err((staged, error)) => {
-                self.staging.discard(staged);
+                self.let_go(staged);
                 return Err(Trouble::system("move it into place")(error));
             }
         };
         // The directory went meanwhile, though something has to be in it.
         let made = self.root.make_parents(&task.path);
-        match self.staging.publish_new(self.root, staged, &task.path) {
+        self.held = HeldDir::default();
+        match self.staging.publish_new(self.root, &mut self.held, staged, &task.path) {
             Ok(()) => Ok(()),
             Err((staged, error)) => {
-                self.staging.discard(staged);
+                self.let_go(staged);
                 Err(Trouble::system("move it into place")(made.err().unwrap_or(error)))
             }
         }
@@ -550,17 +637,19 @@ impl Applier<'_> {
             (Beside::Aside(clash), Some(old)) => match self.root.link(&task.path, clash) {
                 Ok(()) => Some((clash.clone(), old.clone())),
                 Err(error) => {
-                    self.staging.discard(staged);
+                    self.let_go(staged);
                     return Err(Trouble::system("make the clash file")(error));
                 }
             },
             _ => None,
         };
+        let exchange =
+            if self.promised { Staging::publish_promised } else { Staging::publish_over };
         let displaced =
-            match self.staging.publish_over(self.root, staged, &self.names.trash, &task.path) {
+            match exchange(self.staging, self.root, staged, &self.names.trash, &task.path) {
                 Ok(displaced) => displaced,
                 Err((staged, error)) => {
-                    self.staging.discard(staged);
+                    self.let_go(staged);
                     if let Some((clash, _)) = aside {
                         let undone = self.staging.withdraw(self.root, &self.names.trash, &clash);
                         undone.into_iter().for_each(|link| self.staging.drop_displaced(link));
@@ -579,16 +668,36 @@ impl Applier<'_> {
                 return Ok(());
             }
         }
-        if !expected {
-            self.keep_as_clash(displaced, &task.path);
+        match expected {
+            true => self.settle_displaced(task, displaced),
+            false => self.keep_as_clash(displaced, &task.path),
         }
         Ok(())
+    }
+
+    /// Drops what was staged, unless it was promised: then the next run puts it in its place.
+    fn let_go(&self, staged: Staged) {
+        if !self.promised {
+            self.staging.discard(staged);
+        }
     }
 
     fn set_final_props(&self, path: &RelPath, props: Props) -> Result<(), Trouble> {
         self.root.set_mode(path, props.mode).map_err(Trouble::system("set its mode"))?;
         self.root.set_mtime(path, props.mtime).map_err(Trouble::system("set its time"))
     }
+}
+
+/// Whether something comes into the tree or leaves it.
+fn is_move(ready: &Ready) -> bool {
+    !matches!(ready.task.act, Act::Adopt | Act::SetProps)
+}
+
+/// The row of a file whose time was set while it stood in the tree: an edit made just before would
+/// not show, so the next scan reads it.
+fn unread(task: &Task, content: Content<ContentHash>, inode: u64) -> Stored {
+    let (old, path) = (task.old.as_ref(), task.path.clone());
+    settled(&task.agreed, content, old, Stamp::UNKNOWN, inode, path)
 }
 
 fn link_content(target: &[u8]) -> Content<ContentHash> {

@@ -44,7 +44,7 @@ impl Applier<'_> {
     }
 
     /// The files on this side that have a wanted content.
-    fn find_contents(
+    pub(super) fn find_contents(
         &mut self,
         wanted: &[Task],
     ) -> Result<HashMap<Check, Vec<RelPath>>, ApplyError> {
@@ -59,9 +59,9 @@ impl Applier<'_> {
         if sizes.is_empty() {
             return Ok(found);
         }
-        let key = &self.keys.theirs;
+        let (key, permit) = (&self.keys.theirs, &self.permit);
         self.index.files(|path, size, hash| {
-            if !sizes.contains(&size) {
+            if !sizes.contains(&size) || !permit.rights(path).read {
                 return;
             }
             if let (Some(paths), Ok(path)) = (found.get_mut(&key.check(&hash)), RelPath::new(path))
@@ -119,8 +119,10 @@ impl Applier<'_> {
         };
         match staged {
             Ok(staged) => {
-                if let Act::Arrive { .. } = task.act {
-                    let source = leaves.as_ref().map_or(task.index, |leaves| leaves.index);
+                // The peer asks for it by the path at which it was stated.
+                if let Act::Arrive { .. } = task.act
+                    && let Some(source) = self.agreement.paths.find(path)
+                {
                     self.relocated.insert(source, (task.path.clone(), stored.clone()));
                 }
                 let content = Some(stored.row.content.clone());
@@ -139,9 +141,7 @@ impl Applier<'_> {
                 match self.fetching(task) {
                     Some(fetching) => sorted.fetches.push(fetching),
                     None => {
-                        let source =
-                            self.agreement.paths.iter().position(|stand| stand.path() == path);
-                        if let Some(source) = source {
+                        if let Some(source) = self.agreement.paths.find(path) {
                             self.fail(source, Trouble::changed("it could not be moved"));
                         }
                         self.fail(index, trouble);
@@ -163,8 +163,9 @@ impl Applier<'_> {
     }
 
     fn copy_source(&self, path: &RelPath, stored: &Stored) -> Result<Staged, Trouble> {
-        let (mut file, _) =
+        let (mut file, stat) =
             self.root.open_file(path).map_err(Trouble::system("open the file to copy"))?;
+        self.room.take(self.staging.stage(), stat.size)?;
         let mut hasher = blake3::Hasher::new();
         let staged = self
             .staging

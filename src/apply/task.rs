@@ -80,32 +80,56 @@ pub struct Brief<'a> {
     pub their_key: &'a CheckKey,
 }
 
-/// Lists the tasks in the order of the paths. `own` looks up this end's rows.
+/// Lists the tasks in the order of the paths. `own` looks up this end's rows: of each of these paths
+/// in its place.
 pub fn tasks<E: From<ProtocolError>>(
     brief: Brief<'_>,
-    mut own: impl FnMut(&RelPath) -> Result<Option<Stored>, E>,
+    mut own: impl FnMut(&[&RelPath]) -> Result<Vec<Option<Stored>>, E>,
 ) -> Result<Vec<Task>, E> {
-    let mut tasks = Vec::new();
-    for (index, (stand, decision)) in
-        brief.agreement.paths.iter().zip(&brief.agreement.decisions).enumerate()
-    {
+    let Agreement { paths, decisions, planner } = brief.agreement;
+    let mut open = Vec::new();
+    for (index, (stand, decision)) in paths.iter().zip(decisions).enumerate() {
         if decision.is_postponed() {
             continue;
         }
         let absent = Row::absent(stand.path().clone());
         let initiator = stand.initiator.as_ref().unwrap_or(&absent);
         let responder = stand.responder.as_ref().unwrap_or(&absent);
-        let agreed = decision.agreed(initiator, responder, brief.agreement.planner);
-        let old = own(stand.path())?;
-        let from_path = match &decision.content {
+        let agreed = decision.agreed(initiator, responder, *planner);
+        if !is_true_already(brief.role, stand, &decision.content, &agreed) {
+            open.push((index, agreed));
+        }
+    }
+    let every: Vec<&RelPath> = open.iter().map(|(index, _)| paths[*index].path()).collect();
+    let olds = own(&every)?;
+    let mut tasks = Vec::new();
+    for ((index, agreed), old) in open.into_iter().zip(olds) {
+        let decision = &decisions[index].content;
+        let arriving = match decision {
             ContentDecision::Arrive { from, source } if *from == brief.role => {
-                own(brief.agreement.paths[*source].path())?
+                own(&[paths[*source].path()])?.pop().flatten()
             }
             _ => None,
         };
-        tasks.extend(task(brief, index, stand, &decision.content, agreed, old, from_path)?);
+        tasks.extend(task(brief, index, &paths[index], decision, agreed, old, arriving)?);
     }
     Ok(tasks)
+}
+
+/// Whether what this end has stated is what was agreed: then its row need not be looked up.
+fn is_true_already(me: Role, stand: &Stand, decision: &ContentDecision, agreed: &Agreed) -> bool {
+    let stays = match decision {
+        ContentDecision::Agree => true,
+        ContentDecision::Take(from) => *from == me,
+        _ => false,
+    };
+    let is_agreed = |row: &Row<Check>| {
+        row.content.is_live()
+            && row.props == agreed.props
+            && row.content_version == agreed.content_version
+            && row.props_version == agreed.props_version
+    };
+    stays && stand.of(me).is_some_and(is_agreed)
 }
 
 fn task(
@@ -132,6 +156,13 @@ fn task(
     };
     Ok(match decision {
         ContentDecision::Ignore | ContentDecision::Later => None,
+        // The planner knows what it has itself; of what the responder has not told nobody can say
+        // that it stays, nor what its properties are.
+        ContentDecision::Agree | ContentDecision::Take(Role::Responder)
+            if me == Role::Responder && stand.responder.is_none() && is_live(&old) =>
+        {
+            return Err(missing);
+        }
         ContentDecision::Agree => stays(&agreed, &old).and_then(|act| plain(act, old)),
         ContentDecision::Take(from) if *from == me => {
             stays(&agreed, &old).and_then(|act| plain(act, old))
@@ -176,6 +207,10 @@ fn task(
             plain(act, old).map(|task| Task { beside: Beside::Aside(clash.clone()), ..task })
         }
     })
+}
+
+fn is_live(old: &Option<Stored>) -> bool {
+    old.as_ref().is_some_and(|old| old.row.content.is_live())
 }
 
 /// What has to be done where this end's content stays.

@@ -6,11 +6,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::args::{Parsed, parse};
+use super::command::Subcommand;
 use super::exit::Exit;
-use super::run::{print_out, run};
+use super::pairs::run;
+use super::run::print_out;
+
+/// The command.
+pub(super) const COMMAND: Subcommand = Subcommand {
+    name: "demo",
+    about: "See psync work, in a temporary folder",
+    arguments: |command| command,
+    run: |_| demo(),
+};
 
 /// Runs the demonstration; the folder goes when it is over.
-pub(super) fn demo() -> Exit {
+fn demo() -> Exit {
     let folder = std::env::temp_dir().join(format!("psync-demo-{}", std::process::id()));
     let result = play(&folder);
     let _ = fs::remove_dir_all(&folder);
@@ -65,7 +75,7 @@ fn sync(a: &Path, b: &Path) -> io::Result<Exit> {
     print_out("$ psync -v home laptop\n");
     let arguments: Vec<PathBuf> = ["psync".into(), "-v".into(), a.into(), b.into()].into();
     match parse(arguments.into_iter().map(PathBuf::into_os_string)) {
-        Ok(Parsed::Sync(options)) => Ok(run(&options)),
+        Ok(Parsed::Sync(typed)) => Ok(run(&typed)),
         Ok(_) => Err(io::Error::other("the demonstration's own command line is no sync")),
         Err(text) => Err(io::Error::other(text)),
     }

@@ -2,6 +2,7 @@
 
 use psync_protocol::{ErrorCode, ProtocolError};
 
+use crate::daemon::ServiceError;
 use crate::scan::ScanError;
 use crate::sync::SyncError;
 use crate::transport::LineError;
@@ -42,7 +43,7 @@ exits! {
     Changed = 24;
     /// Nothing came for too long.
     Timeout = 30;
-    /// There were conflicts; both versions are kept.
+    /// There were conflicts that a person should look at: held, or with both versions kept.
     Conflicts = 40;
     /// A guard stopped the run before the first change.
     Guard = 41;
@@ -51,46 +52,90 @@ exits! {
 }
 
 impl Exit {
+    /// The worse of how two runs ended: a run that was stopped is worse than one that left
+    /// something, that is worse than conflicts, and these are worse than nothing. Of equally bad
+    /// ones it is the first.
+    pub(super) fn worse(self, other: Exit) -> Exit {
+        let badness = |exit| match exit {
+            Exit::Ok => 0,
+            Exit::Conflicts => 1,
+            Exit::Changed => 2,
+            Exit::Partial => 3,
+            _ => 4,
+        };
+        if badness(other) > badness(self) { other } else { self }
+    }
+
     /// The exit that an error leads to.
     pub(super) fn of(error: &SyncError) -> Exit {
         match error {
-            SyncError::Filter(_) | SyncError::SameRoot => Exit::Usage,
+            SyncError::Filter(_) | SyncError::Rule(_) | SyncError::SameRoot => Exit::Usage,
             SyncError::Root { .. }
             | SyncError::ReadOnly(_)
             | SyncError::State { .. }
-            | SyncError::Config(_) => Exit::FileIo,
-            SyncError::OtherDirectory { .. } => Exit::Guard,
+            | SyncError::Settings(_) => Exit::FileIo,
+            SyncError::OtherDirectory { .. } | SyncError::OtherPlan(_) => Exit::Guard,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
-            | SyncError::TooManyDeletions(_) => Exit::Guard,
+            | SyncError::TooManyDeletions(_)
+            | SyncError::Replaced(_)
+            | SyncError::Vanished(_)
+            | SyncError::TooManyChanges(_) => Exit::Guard,
             SyncError::Scan { error: ScanError::Root(_), .. } => Exit::FileIo,
+            SyncError::HalfDone { .. } => Exit::Guard,
             SyncError::Open { .. } if error.code() == ErrorCode::Busy => Exit::Guard,
             SyncError::Open { .. } => Exit::FileIo,
             SyncError::Clone
             | SyncError::RolledBack
             | SyncError::StartAnew
+            | SyncError::PeerIsOlder
+            | SyncError::Forged
+            | SyncError::OtherKey { .. }
+            | SyncError::Key(_)
+            | SyncError::Forbidden(_)
             | SyncError::Index(_) => Exit::Identity,
             SyncError::Scan { error: ScanError::Index(_), .. } => Exit::Identity,
             SyncError::Line(LineError::Io(_)) => Exit::Connection,
-            SyncError::Line(LineError::Timeout(_)) => Exit::Timeout,
+            SyncError::Line(LineError::Timeout(_) | LineError::Stalled(_)) => Exit::Timeout,
             SyncError::Line(LineError::Protocol(error)) => Exit::of_protocol(error),
+            SyncError::Line(LineError::Halted(code, _)) => Exit::of_code(*code),
+        }
+    }
+
+    /// The exit that a request to a daemon, or of one, leads to.
+    pub(super) fn of_service(error: &ServiceError) -> Exit {
+        match error {
+            ServiceError::NoModule(_) => Exit::Start,
+            ServiceError::Refused(code, _) => Exit::of_code(*code),
+            ServiceError::Sync(error) => Exit::of(error),
+            ServiceError::Decode(_) => Exit::Stream,
+            ServiceError::TooSlow(_) => Exit::Timeout,
+            ServiceError::Audit(_) => Exit::FileIo,
+            ServiceError::Io(_) => Exit::Connection,
         }
     }
 
     fn of_protocol(error: &ProtocolError) -> Exit {
         match error {
             ProtocolError::NotPsync(_) | ProtocolError::Incompatible { .. } => Exit::Incompatible,
-            ProtocolError::Peer { code, .. } => match code {
-                ErrorCode::Incompatible => Exit::Incompatible,
-                ErrorCode::Root | ErrorCode::Io => Exit::FileIo,
-                ErrorCode::Busy | ErrorCode::Guard => Exit::Guard,
-                ErrorCode::Clone | ErrorCode::RolledBack | ErrorCode::StartAnew => Exit::Identity,
-                ErrorCode::SameRoot => Exit::Usage,
-                ErrorCode::Other | ErrorCode::Protocol => Exit::Stream,
-            },
+            ProtocolError::Peer { code, .. } => Exit::of_code(*code),
             ProtocolError::Decode { .. }
             | ProtocolError::Unexpected { .. }
             | ProtocolError::Contradiction(_)
+            | ProtocolError::OutOfBounds(_)
             | ProtocolError::Ended(_) => Exit::Stream,
+        }
+    }
+
+    /// The exit that the other end's error leads to.
+    fn of_code(code: ErrorCode) -> Exit {
+        match code {
+            ErrorCode::Incompatible => Exit::Incompatible,
+            ErrorCode::Root | ErrorCode::Io => Exit::FileIo,
+            ErrorCode::Busy | ErrorCode::Guard => Exit::Guard,
+            ErrorCode::Clone | ErrorCode::RolledBack | ErrorCode::StartAnew => Exit::Identity,
+            ErrorCode::Refused | ErrorCode::Signature => Exit::Identity,
+            ErrorCode::SameRoot => Exit::Usage,
+            ErrorCode::Other | ErrorCode::Protocol => Exit::Stream,
         }
     }
 }

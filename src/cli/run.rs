@@ -1,6 +1,7 @@
 //! One run: both sides are brought together, and what happened becomes an exit code.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -8,20 +9,32 @@ use std::time::{Duration, Instant};
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use psync_protocol::ProtocolError;
-use psync_protocol::message::Flow;
+use psync_protocol::message::{Flow, Intent};
+use psync_protocol::{ErrorCode, Message, ProtocolError};
 
-use super::args::{Options, Server};
+use super::args::Server;
+use super::config;
+use super::dial::{Place as DaemonPlace, dial, not_let_in};
 use super::endpoint::Endpoint;
 use super::exit::Exit;
 use super::json::Json;
-use super::summary::{LineNumbers, TroubleCount};
+use super::options::Options;
+use super::output::{Output, tame};
+use super::subject::Failure;
+use super::summary::{self, LineNumbers, TroubleCount};
 use super::terminal::{Manner, Terminal};
 use crate::apply::RunNames;
+use crate::daemon::request_sync;
+use crate::journal::Reach;
+use crate::manifest::Permit;
+use crate::reconcile::DeleteLimit;
 use crate::report::{Phase, Report, Silent};
 use crate::root::{Place, StateHome};
-use crate::sync::{self, Keeping, Outcome, Request, Site, SyncError};
-use crate::transport::{Compression, Line, LineError, LineLimits, Remote, RemoteCommand, Traffic};
+use crate::settings::{Layer, RunMode};
+use crate::sync::{self, Keeping, Offer, Outcome, PlanUse, Request, Site, SyncError};
+use crate::transport::{
+    Compression, Line, LineError, LineLimits, Remote, RemoteCommand, SpawnError, TlsError, Traffic,
+};
 
 /// How long the remote shell may take to end once the line is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +47,7 @@ const WORTH_SHOWING: Duration = Duration::from_millis(500);
 /// Writes to standard output. Whoever closed it does not want to hear more.
 pub(super) fn print_out(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(tame(text).as_bytes()).and_then(|()| out.flush());
 }
 
 /// Who is told of the run.
@@ -44,20 +57,22 @@ enum Voice {
 }
 
 impl Voice {
-    fn of(options: &Options, names: (String, String)) -> Voice {
+    fn of(options: &Options, names: (String, String), output: Output) -> Voice {
         if options.json {
-            return Voice::Json(Json::default());
+            return Voice::Json(Json::new(output));
         }
+        let seen = output.is_seen() && !options.quiet;
         Voice::Terminal(Terminal::new(
             Manner {
                 quiet: options.quiet,
                 verbosity: options.verbosity,
                 itemize: options.itemize,
                 stats: options.stats,
-                progress: !options.quiet && (options.progress || std::io::stderr().is_terminal()),
+                progress: seen && (options.progress || std::io::stderr().is_terminal()),
                 dry_run: options.dry_run,
             },
             names,
+            output,
         ))
     }
 
@@ -79,43 +94,36 @@ impl Voice {
     fn start(&self, options: &Options) {
         let (local, other) = names(options);
         let (left, right) = if options.other_first { (other, local) } else { (local, other) };
-        let to_right = match (options.flow, options.other_first) {
-            (Flow::TwoWay, _) => None,
-            (Flow::ToResponder, other_first) => Some(!other_first),
-            (Flow::ToInitiator, other_first) => Some(other_first),
+        let to_right = match options.mode {
+            RunMode::TwoWay => None,
+            RunMode::Push | RunMode::MirrorPush => Some(!options.other_first),
+            RunMode::Pull | RunMode::MirrorPull => Some(options.other_first),
         };
         let arrow = match to_right {
             None => "<->",
             Some(true) => "->",
             Some(false) => "<-",
         };
-        let flow = match options.flow {
-            Flow::TwoWay => "two-way",
-            Flow::ToResponder => "mirror-push",
-            Flow::ToInitiator => "mirror-pull",
-        };
         match self {
             Voice::Terminal(terminal) => terminal.start(&left, &right, arrow),
-            Voice::Json(json) => json.start(&left, &right, flow, options.dry_run),
+            Voice::Json(json) => json.start(&left, &right, options),
         }
     }
 
     /// Says what the run came to, and with which exit code it will end.
-    fn summary(&self, outcome: &Outcome, line: LineNumbers) -> Exit {
+    fn summary(&self, outcome: &Outcome, line: LineNumbers) -> Ended {
         let exit = exit_of(outcome, self.troubles());
         match self {
             Voice::Terminal(terminal) => terminal.summary(outcome, line),
             Voice::Json(json) => json.summary(outcome, line, exit),
         }
-        exit
+        Ended { exit, result: summary::brief(outcome, self.troubles(), line), again: false }
     }
 
     fn failure(&self, failed: &Failed) {
         self.clear();
         match self {
-            Voice::Terminal(_) => {
-                let _ = writeln!(std::io::stderr(), "psync: {}", failed.text);
-            }
+            Voice::Terminal(terminal) => terminal.complain(&format!("psync: {}", failed.text)),
             Voice::Json(json) => json.error(&failed.text, failed.exit),
         }
     }
@@ -132,6 +140,15 @@ fn names(options: &Options) -> (String, String) {
     (Endpoint::Local(options.local.clone()).to_string(), options.other.to_string())
 }
 
+/// How a run ended, and what it came to in a line.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) exit: Exit,
+    pub(super) result: String,
+    /// Conflicts were merged, or both sides are to be kept: another run carries it over.
+    pub(super) again: bool,
+}
+
 /// A run that did not come to its end.
 struct Failed {
     text: String,
@@ -140,25 +157,40 @@ struct Failed {
     again: bool,
 }
 
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Failed {
+        Failed { text: failure.text, exit: failure.exit, again: false }
+    }
+}
+
 impl From<SyncError> for Failed {
     fn from(error: SyncError) -> Failed {
-        let again = matches!(error, SyncError::RolledBack | SyncError::StartAnew);
+        let again =
+            matches!(error, SyncError::RolledBack | SyncError::StartAnew | SyncError::PeerIsOlder);
         Failed { exit: Exit::of(&error), text: error.to_string(), again }
     }
 }
 
-/// Syncs what the options say.
-pub(super) fn run(options: &Options) -> Exit {
-    let voice = Voice::of(options, names(options));
+/// Syncs what the options say, and says there what comes of it.
+pub(super) fn run(options: &Options, output: Output) -> Ended {
+    run_and(options, output, &|_| {})
+}
+
+/// Syncs what the options say; what it came to is shown to `look`, too.
+pub(super) fn run_and(options: &Options, output: Output, look: &dyn Fn(&Outcome)) -> Ended {
+    let voice = Voice::of(options, names(options), output);
     voice.start(options);
-    let mut result = attempt(options, &voice);
+    let mut result = attempt(options, &voice, look);
     if result.as_ref().is_err_and(|failed| failed.again) {
-        result = attempt(options, &voice);
+        result = attempt(options, &voice, look);
+    }
+    if result.as_ref().is_ok_and(|ended| ended.again) {
+        result = attempt(options, &voice, look);
     }
     voice.clear();
     result.unwrap_or_else(|failed| {
         voice.failure(&failed);
-        failed.exit
+        Ended { exit: failed.exit, result: failed.text, again: false }
     })
 }
 
@@ -167,18 +199,19 @@ fn exit_of(outcome: &Outcome, troubles: TroubleCount) -> Exit {
         Exit::Partial
     } else if troubles.changed > 0 {
         Exit::Changed
-    } else if !outcome.conflicts.is_empty() {
+    } else if outcome.conflicts.iter().any(|conflict| !conflict.chosen) {
         Exit::Conflicts
     } else {
         Exit::Ok
     }
 }
 
-fn attempt(options: &Options, voice: &Voice) -> Result<Exit, Failed> {
+fn attempt(options: &Options, voice: &Voice, look: &dyn Fn(&Outcome)) -> Result<Ended, Failed> {
     let started = Instant::now();
     let ground = Ground::prepare(options)?;
     // Told as soon as the line is closed: nobody waits for what is only remembered then.
     let tell = |outcome: &Outcome, traffic: &Traffic| {
+        look(outcome);
         let line = LineNumbers {
             sent: traffic.sent(),
             received: traffic.received(),
@@ -191,6 +224,8 @@ fn attempt(options: &Options, voice: &Voice) -> Result<Exit, Failed> {
     let result = match &options.other {
         Endpoint::Local(other) => with_local(options, other, &ground, voice, &tell),
         Endpoint::Remote { host, path } => with_remote(options, host, path, &ground, voice, &tell),
+        Endpoint::Module { host, module } => with_module(options, host, module, voice, &tell),
+        Endpoint::Daemon { place, module } => with_daemon(options, place, module, voice, &tell),
     };
     if result.is_err() || options.dry_run {
         ground.undo();
@@ -198,8 +233,8 @@ fn attempt(options: &Options, voice: &Voice) -> Result<Exit, Failed> {
     result
 }
 
-/// Tells what a run came to, and gives its exit code.
-type Tell<'a> = &'a dyn Fn(&Outcome, &Traffic) -> Exit;
+/// Tells what a run came to, and gives that back.
+type Tell<'a> = &'a dyn Fn(&Outcome, &Traffic) -> Ended;
 
 /// This side's directory, made if it was missing and may be.
 struct Ground<'a> {
@@ -218,9 +253,14 @@ impl Ground<'_> {
         }
         let other_exists = match &options.other {
             Endpoint::Local(other) => other.exists(),
-            Endpoint::Remote { .. } => true,
+            _ => true,
         };
-        let is_source = options.flow == Flow::ToResponder;
+        // Whoever gives a limit for deletions, or mirrors the other side here, wants it filled.
+        let flow = options.mode.flow();
+        if options.delete_limit == DeleteLimit::Half && flow != Flow::ToInitiator {
+            Site::guard_vanished(path, &options.keeping)?;
+        }
+        let is_source = flow == Flow::ToResponder;
         // A side that is missing is made, so that a first copy needs no mkdir; but not both, and
         // not the one that the other is to become equal to.
         let made = !path.exists() && other_exists && !is_source && Site::create_root(path)?;
@@ -237,19 +277,56 @@ impl Ground<'_> {
 
 fn request(options: &Options, location: String, compression: Compression) -> Request {
     Request {
-        flow: options.flow,
-        dry_run: options.dry_run,
+        flow: options.mode.flow(),
+        intent: match (options.dry_run, options.stats) {
+            (false, _) => Intent::CarryOut,
+            (true, false) => Intent::Show,
+            (true, true) => Intent::Rehearse,
+        },
         filters: options.filters.clone(),
+        change_limit: options.change_limit,
+        rules: options.rules.clone(),
         delete_limit: options.delete_limit,
-        keeping: keeping(options),
+        keeping: Keeping { reach: reach_of_other(options), ..options.keeping.clone() },
         location,
         compression,
-        names: run_names(),
+        names: names_of_run(options),
+        plan: options.plan.clone(),
     }
 }
 
-fn keeping(options: &Options) -> Keeping {
-    Keeping { home: state_home(options.state_dir.clone()), store: options.store }
+/// How the other end of this run is reached again.
+fn reach_of_other(options: &Options) -> Reach {
+    match &options.other {
+        Endpoint::Local(other) => local_reach(options, other),
+        other => Reach {
+            location: remote_location(other),
+            rsh: options.rsh.clone(),
+            program: options.program.clone(),
+            state_dir: String::new(),
+        },
+    }
+}
+
+/// Where a side is that is not on this machine, as it is remembered: as it was typed.
+fn remote_location(other: &Endpoint) -> String {
+    match other {
+        Endpoint::Remote { host, path } => format!("{host}:{path}"),
+        other => other.to_string(),
+    }
+}
+
+/// How a root of this machine is reached again. Two of them have their state below one directory,
+/// if any was given.
+fn local_reach(options: &Options, path: &Path) -> Reach {
+    let state = options.keeping.home.given.as_deref().map(location_of);
+    let location = location_of(path);
+    Reach { location, state_dir: state.unwrap_or_default(), ..Reach::default() }
+}
+
+fn location_of(path: &Path) -> String {
+    let place = Place::of(path).map_or_else(|_| path.to_path_buf(), |place| place.path);
+    String::from_utf8_lossy(place.as_os_str().as_bytes()).into_owned()
 }
 
 pub(super) fn state_home(given: Option<PathBuf>) -> StateHome {
@@ -261,9 +338,17 @@ pub(super) fn state_home(given: Option<PathBuf>) -> StateHome {
     StateHome { given, user }
 }
 
+/// Where an earlier plan is carried out, clash files have the names that it gave them.
+fn names_of_run(options: &Options) -> RunNames {
+    match &options.plan {
+        PlanUse::Only(plan) => RunNames { clash: plan.stamp.clone(), ..run_names() },
+        PlanUse::Fresh | PlanUse::Note | PlanUse::Paths(_) => run_names(),
+    }
+}
+
 /// The names that this moment gives to trash and clash files: the trash counts in UTC, a clash
 /// name shows the person's own time.
-fn run_names() -> RunNames {
+pub(super) fn run_names() -> RunNames {
     let now = Zoned::now();
     RunNames {
         trash: now.with_time_zone(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string(),
@@ -283,23 +368,22 @@ fn with_local(
     ground: &Ground<'_>,
     voice: &Voice,
     tell: Tell<'_>,
-) -> Result<Exit, Failed> {
+) -> Result<Ended, Failed> {
     let request_for = |location| request(options, location, Compression::Off);
-    let must_exist = ground.made || options.flow == Flow::ToInitiator || !options.local.exists();
+    let must_exist =
+        ground.made || options.mode.flow() == Flow::ToInitiator || !options.local.exists();
     let (here, there) = Line::pair(limits(options)).map_err(SyncError::from)?;
     let traffic = here.traffic().clone();
-    let keeping = keeping(options);
+    let reach = local_reach(options, &options.local);
+    let keeping = Keeping { reach, ..options.keeping_there.clone() };
     std::thread::scope(|scope| {
         let names = run_names();
         let off = Compression::Off;
         let responder = scope
             .spawn(move || sync::respond(other, must_exist, off, there, &keeping, names, &Silent));
         let told = |outcome: &Outcome| tell(outcome, &traffic);
-        let result = open_and_initiate(options, here, voice, told, || {
-            let place =
-                Place::of(other).map(|place| place.path).unwrap_or_else(|_| other.to_path_buf());
-            request_for(String::from_utf8_lossy(place.as_os_str().as_bytes()).into_owned())
-        });
+        let result =
+            open_and_initiate(options, here, voice, told, || request_for(location_of(other)));
         // Its errors have come over the line.
         let _ = responder.join();
         result.map_err(Failed::from)
@@ -310,17 +394,19 @@ fn open_and_initiate(
     options: &Options,
     line: Line,
     voice: &Voice,
-    tell: impl Fn(&Outcome) -> Exit,
+    tell: impl Fn(&Outcome) -> Ended,
     request: impl Fn() -> Request,
-) -> Result<Exit, SyncError> {
+) -> Result<Ended, SyncError> {
     let request = request();
     let mut site = Site::open(&options.local, &request.keeping)?;
     let outcome = sync::initiate(&mut site, line, &request, voice.report())?;
-    let exit = tell(&outcome);
-    if !options.dry_run {
-        sync::remember(&mut site, voice.report());
+    let ended = tell(&outcome);
+    if options.dry_run {
+        return Ok(ended);
     }
-    Ok(exit)
+    sync::remember(&mut site, voice.report());
+    let settled = sync::resolve::merge_held(&mut site, &outcome, &request, voice.report())?;
+    Ok(Ended { again: settled > 0, ..ended })
 }
 
 fn with_remote(
@@ -330,35 +416,104 @@ fn with_remote(
     ground: &Ground<'_>,
     voice: &Voice,
     tell: Tell<'_>,
-) -> Result<Exit, Failed> {
+) -> Result<Ended, Failed> {
     let command = RemoteCommand {
         rsh: options.rsh.clone(),
         host: host.to_string(),
         program: options.program.clone(),
         path: path.to_string(),
-        must_exist: ground.made || options.flow == Flow::ToInitiator,
+        must_exist: ground.made || options.mode.flow() == Flow::ToInitiator,
         compression: options.compression,
-        store: options.store,
+        store: options.store_there,
     };
-    let (mut remote, input, output) = command.spawn().map_err(|error| Failed {
-        text: error.to_string(),
-        exit: Exit::Start,
-        again: false,
-    })?;
+    let spawned = command.spawn().map_err(cannot_start)?;
+    over_shell(options, host, spawned, remote_location(&options.other), voice, tell)
+}
+
+fn cannot_start(error: SpawnError) -> Failed {
+    Failed { text: error.to_string(), exit: Exit::Start, again: false }
+}
+
+/// A module of the daemon that the remote shell starts.
+fn with_module(
+    options: &Options,
+    host: &str,
+    module: &str,
+    voice: &Voice,
+    tell: Tell<'_>,
+) -> Result<Ended, Failed> {
+    let (remote, input, output) =
+        RemoteCommand::spawn_daemon(&options.rsh, host, &options.program).map_err(cannot_start)?;
+    request_sync(&output, module, options.store_there, options.compression)
+        .map_err(SyncError::from)?;
+    let location = remote_location(&options.other);
+    over_shell(options, host, (remote, input, output), location, voice, tell)
+}
+
+/// A module of a daemon that listens.
+fn with_daemon(
+    options: &Options,
+    place: &DaemonPlace,
+    module: &str,
+    voice: &Voice,
+    tell: Tell<'_>,
+) -> Result<Ended, Failed> {
+    let secured = dial(place)?;
+    let exporter = secured.exporter();
+    let (pump, input, output) = secured.pump().map_err(SyncError::from)?;
+    // A daemon that does not want us has closed the line by now, and says why below.
+    let requested = request_sync(&output, module, options.store_there, options.compression);
+    let line = Line::new(input, output, limits(options)).map_err(SyncError::from)?;
+    let line = line.bound_to(exporter);
+    let traffic = line.traffic().clone();
+    let told = |outcome: &Outcome| tell(outcome, &traffic);
+    let result = requested.map_err(SyncError::from).and_then(|()| {
+        let request = || request(options, remote_location(&options.other), options.compression);
+        open_and_initiate(options, line, voice, told, request)
+    });
+    let error = match result {
+        Ok(ended) => {
+            // What was agreed is remembered there before the line is closed.
+            if !pump.ends_within(WORTH_SHOWING) {
+                voice.report().phase(Phase::Waiting);
+            }
+            let _ = pump.finish(MEMORY_PATIENCE);
+            return Ok(ended);
+        }
+        Err(error) => error,
+    };
+    match (error, pump.finish(PATIENCE)) {
+        (_, Err(TlsError::Refused)) => Err(not_let_in(place)?.into()),
+        (SyncError::Line(_), Err(error @ (TlsError::Silent(_) | TlsError::Stalled(_)))) => {
+            Err(Failure::new(Exit::Timeout, format!("{place}: {error}")).into())
+        }
+        (error, _) => Err(error.into()),
+    }
+}
+
+/// With the other end at the end of a remote shell.
+fn over_shell(
+    options: &Options,
+    host: &str,
+    (mut remote, input, output): (Remote, OwnedFd, OwnedFd),
+    location: String,
+    voice: &Voice,
+    tell: Tell<'_>,
+) -> Result<Ended, Failed> {
     let line = Line::new(input, output, limits(options)).map_err(SyncError::from)?;
     let traffic = line.traffic().clone();
     let told = |outcome: &Outcome| tell(outcome, &traffic);
     let result = open_and_initiate(options, line, voice, told, || {
-        request(options, format!("{host}:{path}"), options.compression)
+        request(options, location.clone(), options.compression)
     });
     let silent = traffic.received() == 0;
     match result {
-        Ok(exit) => {
+        Ok(ended) => {
             if !remote.ends_within(WORTH_SHOWING) {
                 voice.report().phase(Phase::Waiting);
                 remote.end(MEMORY_PATIENCE);
             }
-            Ok(exit)
+            Ok(ended)
         }
         Err(error) => Err(explain(error, remote, host, options, silent)),
     }
@@ -436,17 +591,41 @@ pub(super) fn serve(server: &Server) -> Exit {
             return Exit::Start;
         }
     };
-    match sync::respond(
-        &server.path,
-        server.must_exist,
-        server.compression,
-        line,
-        &Keeping { home: state_home(None), store: server.store },
-        run_names(),
-        &Silent,
-    ) {
+    let path = match server.served_path() {
+        Ok(path) => path,
+        Err(text) => {
+            line.give_up(&Message::Error { code: ErrorCode::Refused, text });
+            return Exit::Identity;
+        }
+    };
+    let keeping = match keeping_of(&path, server.store) {
+        Ok(keeping) => keeping,
+        Err(error) => {
+            sync::refuse(line, &error);
+            return Exit::of(&error);
+        }
+    };
+    let permit = if server.read_only { Permit::all().read_only() } else { Permit::all() };
+    let offer = Offer {
+        path: &path,
+        must_exist: server.must_exist || server.restrict.is_some(),
+        compression: server.compression,
+        permit: &permit,
+        filters: &[],
+    };
+    match sync::respond_within(offer, line, &keeping, run_names(), &Silent) {
         Ok(()) => Exit::Ok,
         // The other end has been told, and tells the person.
         Err(error) => Exit::of(&error),
     }
+}
+
+/// What is set on this machine for a root that is served; whoever calls may want no store.
+pub(super) fn keeping_of(root: &Path, store: bool) -> Result<Keeping, SyncError> {
+    let settings = config::machine()
+        .and_then(|machine| machine.settings(Some(root), None, Layer::default(), ""))
+        .map_err(SyncError::Settings)?;
+    let mut keeping = config::keeping(&settings, state_home(None));
+    keeping.store.enabled &= store;
+    Ok(keeping)
 }

@@ -1,38 +1,68 @@
 //! `psync store`: what the store of old contents of a root holds, and two things to do about it.
 
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 use indicatif::{HumanBytes, HumanCount};
 use psync_protocol::ContentHash;
 use serde_json::{Value, json};
 
-use super::args::{StoreCommand, StoreDeed};
+use super::command::Subcommand;
 use super::exit::Exit;
-use super::run::{print_out, state_home};
-use crate::root::WORK_DIR;
-use crate::sync::{Keeping, Site, SyncError, store};
+use super::past::complain;
+use super::run::print_out;
+use super::subject::{self, Failure};
+use crate::sync::{Site, store};
+
+/// The command.
+pub(super) const COMMAND: Subcommand = Subcommand {
+    name: "store",
+    about: "What the store of old contents holds; make it fit; check it",
+    arguments,
+    run: store,
+};
+
+fn arguments(command: Command) -> Command {
+    let deeds = PossibleValuesParser::new(["stat", "gc", "verify"]);
+    let deed = Arg::new("deed").value_name("stat|gc|verify").hide_possible_values(true);
+    let root = Arg::new("at").value_name("ROOT|PAIR").value_parser(value_parser!(PathBuf));
+    subject::arguments(command)
+        .arg(
+            deed.required(true)
+                .value_parser(deeds)
+                .help("Say what it holds; make it fit; check it"),
+        )
+        .arg(root.help("The root, or a pair's side here").conflicts_with("root"))
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Say it as a JSON object"),
+        )
+}
 
 /// Does what was asked for, and says what came of it.
-pub(super) fn store(command: &StoreCommand) -> Exit {
-    let told = open(command).and_then(|mut site| {
-        let (told, exit) = tell(command.deed, &mut site)?;
+fn store(matches: &ArgMatches) -> Exit {
+    let json = matches.get_flag("json");
+    let told = open(matches).and_then(|mut site| {
+        let (told, exit) =
+            tell(matches.get_one::<String>("deed").map_or("", |deed| deed), &mut site)?;
         Ok((told, exit, std::mem::take(&mut site.notes)))
     });
     let (told, exit, notes) = match told {
         // What a person did not ask for, and should know, is a problem with what was asked about.
         Ok((told, exit, notes)) if notes.is_empty() => (told, exit, notes),
         Ok((told, _, notes)) => (told, Exit::Partial, notes),
-        Err((text, exit)) => {
+        Err(Failure { text, exit }) => {
             let object = json!({"type": "error", "exit": exit.code(), "text": text});
-            match command.json {
+            match json {
                 true => print_out(&format!("{object}\n")),
                 false => complain(&format!("psync: {text}")),
             }
             return exit;
         }
     };
-    match command.json {
+    match json {
         true => print_out(&format!("{}\n", told.object)),
         false => print_out(&told.text),
     }
@@ -40,16 +70,12 @@ pub(super) fn store(command: &StoreCommand) -> Exit {
         let object = json!({
             "type": "problem", "side": "local", "path": "", "kind": "note", "text": note.text,
         });
-        match command.json {
+        match json {
             true => print_out(&format!("{object}\n")),
             false => complain(&format!("note: {}", note.text)),
         }
     }
     exit
-}
-
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What came of it, for people and for scripts.
@@ -58,26 +84,17 @@ struct Told {
     object: Value,
 }
 
-type Failure = (String, Exit);
-
-fn failure(error: &SyncError) -> Failure {
-    (error.to_string(), Exit::of(error))
+fn open(matches: &ArgMatches) -> Result<Site, Failure> {
+    let root = match matches.get_one::<PathBuf>("at") {
+        Some(root) => subject::named_root(root)?,
+        None => subject::root(matches, Path::new("."))?,
+    };
+    subject::open(matches, &root)
 }
 
-fn open(command: &StoreCommand) -> Result<Site, Failure> {
-    let root: &Path = &command.root;
-    // To ask about a directory should not make it a root.
-    if command.state_dir.is_none() && root.is_dir() && !root.join(WORK_DIR).is_dir() {
-        let text = format!("{}: nothing was ever synced here (there is no .psync)", root.display());
-        return Err((text, Exit::FileIo));
-    }
-    let keeping = Keeping { home: state_home(command.state_dir.clone()), store: true };
-    Site::open(root, &keeping).map_err(|error| failure(&error))
-}
-
-fn tell(deed: StoreDeed, site: &mut Site) -> Result<(Told, Exit), Failure> {
+fn tell(deed: &str, site: &mut Site) -> Result<(Told, Exit), Failure> {
     match deed {
-        StoreDeed::Stat => {
+        "stat" => {
             let stat = store::stat(site).map_err(unusable)?;
             let (held, block_hashes) = (stat.held, stat.block_hashes);
             let text = format!(
@@ -99,7 +116,7 @@ fn tell(deed: StoreDeed, site: &mut Site) -> Result<(Told, Exit), Failure> {
             });
             Ok((Told { text, object }, Exit::Ok))
         }
-        StoreDeed::Collect => {
+        "gc" => {
             let collected = store::collect(site).map_err(unusable)?;
             let (count, before, after) =
                 (collected.hashes.len() as u64, collected.before, collected.after);
@@ -115,7 +132,7 @@ fn tell(deed: StoreDeed, site: &mut Site) -> Result<(Told, Exit), Failure> {
             });
             Ok((Told { text, object }, Exit::Ok))
         }
-        StoreDeed::Verify => {
+        _ => {
             let checked = store::verify(site).map_err(unusable)?;
             let damaged: Vec<String> = checked.damaged.iter().map(hex).collect();
             let mut text = format!("sound: {} contents\n", HumanCount(checked.sound));
@@ -140,5 +157,5 @@ fn hex(hash: &ContentHash) -> String {
 }
 
 fn unusable(text: String) -> Failure {
-    (text, Exit::FileIo)
+    Failure::new(Exit::FileIo, text)
 }

@@ -1,8 +1,10 @@
 //! What a run came to, in numbers.
 
+use indicatif::HumanBytes;
 use psync_protocol::Role;
 
 use crate::report::{Action, Deed, Kind, TroubleKind};
+use crate::sync::Outcome;
 use crate::transport::Purpose;
 
 /// Numbers of one kind of action.
@@ -94,4 +96,26 @@ pub(super) struct LineNumbers {
     pub(super) by_purpose: [(Purpose, u64, u64); Purpose::ALL.len()],
     pub(super) turns: u64,
     pub(super) seconds: f64,
+}
+
+/// What a run came to, in a line.
+pub(super) fn brief(outcome: &Outcome, troubles: TroubleCount, line: LineNumbers) -> String {
+    let sides = [Role::Initiator, Role::Responder];
+    let [here, there] = sides.map(|role| SideTally::of(&outcome.actions, role).parts());
+    let together = here.into_iter().zip(there).map(|((name, a), (_, b))| (a.all() + b.all(), name));
+    let numbers = [
+        (outcome.conflicts.len() as u64, "conflicts"),
+        (troubles.failed, "failed"),
+        (troubles.changed, "changed during the run"),
+    ];
+    let counted: Vec<String> = together
+        .chain(numbers)
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{count} {name}"))
+        .collect();
+    if counted.is_empty() {
+        return "nothing to do".into();
+    }
+    let bytes = HumanBytes(line.sent + line.received);
+    format!("{}; {bytes} in {:.1} s", counted.join(", "), line.seconds)
 }

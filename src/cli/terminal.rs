@@ -1,6 +1,5 @@
 //! Lines for people, and a progress bar where there is a terminal.
 
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +7,11 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use psync_protocol::path::printable;
 use psync_protocol::{RelPath, Role};
 
-use super::run::print_out;
+use super::output::Output;
 use super::summary::{LineNumbers, SideTally, TroubleCount};
 use crate::report::{Action, Conflict, Deed, Kind, Phase, Report, Trouble, TroubleKind};
-use crate::sync::Outcome;
+use crate::sync::{Outcome, Predicted};
+use crate::transport::Purpose;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy)]
@@ -30,13 +30,14 @@ pub(super) struct Terminal {
     manner: Manner,
     /// What the local and the other side are called.
     names: (String, String),
+    output: Output,
     bar: Mutex<Option<ProgressBar>>,
     pub(super) troubles: Mutex<TroubleCount>,
 }
 
 impl Terminal {
-    pub(super) fn new(manner: Manner, names: (String, String)) -> Terminal {
-        Terminal { manner, names, bar: Mutex::new(None), troubles: Mutex::default() }
+    pub(super) fn new(manner: Manner, names: (String, String), output: Output) -> Terminal {
+        Terminal { manner, names, output, bar: Mutex::new(None), troubles: Mutex::default() }
     }
 
     fn name(&self, role: Role) -> &str {
@@ -48,13 +49,11 @@ impl Terminal {
 
     /// Prints a line above the bar.
     fn say(&self, line: &str) {
-        self.above_bar(|| print_out(&format!("{line}\n")));
+        self.above_bar(|| self.output.say(line));
     }
 
-    fn complain(&self, line: &str) {
-        self.above_bar(|| {
-            let _ = writeln!(std::io::stderr(), "{line}");
-        });
+    pub(super) fn complain(&self, line: &str) {
+        self.above_bar(|| self.output.complain(line));
     }
 
     fn above_bar(&self, print: impl FnOnce()) {
@@ -146,14 +145,34 @@ impl Terminal {
         self.say(&format!("entries on {}: {}", self.name(Role::Responder), outcome.entries.1));
         self.say(&format!("bytes sent: {}", line.sent));
         self.say(&format!("bytes received: {}", line.received));
-        for (purpose, sent, received) in line.by_purpose {
+        self.purposes(&line.by_purpose);
+        self.say(&format!("turns of the line: {}", line.turns));
+        self.say(&format!("seconds: {:.2}", line.seconds));
+        if let Some(predicted) = &outcome.predicted {
+            self.predicted(predicted);
+        }
+    }
+
+    fn purposes(&self, by_purpose: &[(Purpose, u64, u64)]) {
+        for (purpose, sent, received) in by_purpose {
             let name = purpose.name().replace('_', " ");
             if sent + received > 0 {
                 self.say(&format!("  {name}: {sent} sent, {received} received"));
             }
         }
-        self.say(&format!("turns of the line: {}", line.turns));
-        self.say(&format!("seconds: {:.2}", line.seconds));
+    }
+
+    /// What the run would cost that was only shown.
+    fn predicted(&self, predicted: &Predicted) {
+        let (sent, received) = (predicted.sent(), predicted.received());
+        let all = HumanBytes(sent + received);
+        self.say(&format!("a run would cost {all}: {sent} bytes sent, {received} received"));
+        self.purposes(&predicted.by_purpose);
+        let seconds = match predicted.seconds {
+            Some(seconds) => format!(", about {seconds:.1} s on the line"),
+            None => String::new(),
+        };
+        self.say(&format!("  in {} turns of the line{seconds}", predicted.turns));
     }
 
     fn plain(&self, action: &Action) -> String {
@@ -233,12 +252,25 @@ impl Report for Terminal {
     }
 
     fn conflict(&self, conflict: &Conflict) {
-        self.complain(&format!(
-            "conflict ({}): {}: {}",
-            conflict.kind.name(),
-            conflict.path,
-            conflict.outcome
-        ));
+        let (kind, path, outcome) = (conflict.kind.name(), &conflict.path, &conflict.outcome);
+        let spoke = match self.manner.verbosity > 0 || self.manner.dry_run {
+            false => String::new(),
+            true => format!(" ({})", printable(conflict.rule.as_bytes())),
+        };
+        self.complain(&format!("conflict ({kind}): {path}: {outcome}{spoke}"));
+    }
+
+    fn merged(&self, path: &RelPath, clean: bool) {
+        self.say(&match clean {
+            true => format!("merged: {path}"),
+            false => format!("cannot be merged, both are kept: {path}"),
+        });
+    }
+
+    fn left_alone(&self, path: &RelPath, why: &str) {
+        if self.manner.verbosity > 0 {
+            self.say(&format!("left alone: {path}: {why}"));
+        }
     }
 
     fn trouble(&self, trouble: &Trouble) {

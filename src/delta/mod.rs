@@ -40,6 +40,7 @@ pub mod params;
 mod patch;
 mod search;
 mod signature;
+mod sketch;
 mod step;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -54,10 +55,11 @@ pub use found::{Found, parse_answer};
 pub use matcher::Matcher;
 pub use params::Params;
 pub use patch::{
-    BATCH_TARGET, Base, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, patch,
+    BATCH_TARGET, Base, Change, Effort, PATCH_MAX, Target, apply_all, apply_patch, copied, patch,
     patch_all, patch_level,
 };
 pub use signature::{Signature, SignatureBuilder};
+pub use sketch::{SKETCH_BYTES, Sketch, Sketcher};
 
 /// Most fresh bytes in one [`Op`]: with its pieces it then fits into a frame of 1 MiB, compressed or not.
 pub const MAX_FRESH: usize = 960 << 10;

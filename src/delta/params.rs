@@ -35,6 +35,9 @@ const COARSE: u32 = 1024;
 /// The same for files above [`PATCH_MAX`]: a page.
 const COARSE_OF_LARGE: u32 = 4096;
 
+/// Bytes in a block of what a new content begins with.
+const BLOCK_OF_BEGINNING: u32 = 16 << 10;
+
 /// How many blocks of the second level are in one of the first.
 const FINE_RATIO: u32 = 16;
 
@@ -81,6 +84,12 @@ impl Params {
     pub fn coarse(old_len: u64, attempt: u8, seed: u64) -> Self {
         let block_len = if old_len <= PATCH_MAX as u64 { COARSE } else { COARSE_OF_LARGE };
         Self::grown(block_len, old_len, attempt, seed).with_longer_hashes()
+    }
+
+    /// Parameters for an old content that is most likely how the new one begins: all blocks but the last will be
+    /// found, so they may be long.
+    pub fn for_beginning(old_len: u64, attempt: u8, seed: u64) -> Self {
+        Self::grown(BLOCK_OF_BEGINNING, old_len, attempt, seed)
     }
 
     /// Parameters for the level after this one, for `unresolved` bytes. Its blocks divide this level's.

@@ -69,18 +69,23 @@ pub enum Effort {
 
 /// The zstd level for a batch of contents with so many bytes in all.
 ///
-/// Measured on one core with batches of [`BATCH_TARGET`], old contents known: 5,265 files of Linux (198 MB)
-/// take 695 KB and 0.2 s at level 6, 637 KB and 0.3 s at 12, 589 KB and 3.3 s at 19; 908 files of Django
-/// (19 MB) 346 KB and 0.2 s at 12, 313 KB and 1.3 s at 19.
+/// Measured on one core with batches of half of [`BATCH_TARGET`], old contents known: 5,265 files of Linux
+/// (198 MB) take 691 KB and 0.2 s at level 6, 651 KB and 0.3 s at 10, 642 KB and 0.7 s at 12; with whole
+/// ones 589 KB and 3.3 s at 19; 908 files of Django (19 MB) 346 KB and 0.2 s at 12, 313 KB and 1.3 s at 19.
 pub fn patch_level(old_len: usize, new_len: usize, effort: Effort) -> i32 {
     // The highest levels take minutes for a large content that changed all over.
     let small = old_len.saturating_add(new_len) <= 2 * BATCH_TARGET;
     match effort {
         Effort::Fast => 6,
-        Effort::Usual => 12,
+        Effort::Usual => 10,
         Effort::Slow if small => 19,
         Effort::Slow => 12,
     }
+}
+
+/// How many bytes of the new content a patch would copy from the old one.
+pub fn copied(old: &[u8], new: &[u8]) -> usize {
+    copies(old, new).iter().map(|copy| copy.len).sum()
 }
 
 /// A patch that makes `new` of `old`. `level` is zstd's, 1 to 22; see [`patch_level`].

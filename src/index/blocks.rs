@@ -5,6 +5,7 @@ use psync_protocol::{ContentHash, RelPath};
 use rusqlite::OptionalExtension;
 
 use super::{Index, IndexError};
+use crate::manifest::Stamp;
 
 /// The block hashes of a content, and how they were made: with this a later content can be
 /// searched for the blocks of this one, which itself is not at hand any more.
@@ -52,6 +53,8 @@ pub struct SharedFile {
     pub size: u64,
     /// Its content.
     pub hash: ContentHash,
+    /// What it looked like when it had that content.
+    pub stamp: Stamp,
 }
 
 const STORE_SETTING: &str = "store";
@@ -74,7 +77,7 @@ impl Index {
     /// The files whose contents some peer has and that are remembered no better than this.
     pub fn to_remember(&self, at_most: Remembered) -> Result<Vec<SharedFile>, IndexError> {
         let sql = format!(
-            "SELECT path, size, hash FROM entries INDEXED BY entries_to_remember
+            "SELECT path, size, hash, stamp FROM entries INDEXED BY entries_to_remember
              WHERE {TO_REMEMBER} AND remembered <= ?1 ORDER BY remembered, path"
         );
         let mut statement = self.db.prepare_cached(&sql)?;
@@ -84,7 +87,8 @@ impl Index {
             let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
             let path = RelPath::new(path).map_err(|_| IndexError::Nonsense("a path"))?;
             let hash = ContentHash(row.get(2)?);
-            files.push(SharedFile { path, size: row.get::<_, i64>(1)? as u64, hash });
+            let (size, stamp) = (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(3)? as u64);
+            files.push(SharedFile { path, size, hash, stamp: Stamp(stamp) });
         }
         Ok(files)
     }
@@ -189,6 +193,12 @@ impl Index {
     pub fn has_blocks(&self, hash: &ContentHash) -> Result<bool, IndexError> {
         let sql = "SELECT EXISTS(SELECT 1 FROM blocks WHERE hash = ?1)";
         Ok(self.db.prepare_cached(sql)?.query_row([&hash.0[..]], |row| row.get(0))?)
+    }
+
+    /// Whether any block hashes are remembered.
+    pub fn has_any_blocks(&self) -> Result<bool, IndexError> {
+        let sql = "SELECT EXISTS(SELECT 1 FROM blocks)";
+        Ok(self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
     }
 
     /// Of how many contents block hashes are remembered, and the bytes of these hashes.

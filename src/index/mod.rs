@@ -3,20 +3,29 @@
 //! speaks of are durable.
 
 mod blocks;
+mod chain;
+mod columns;
+mod conflicts;
+mod look;
 mod open;
 mod peers;
+mod retention;
 mod rows;
+mod sketches;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod traces;
 
 pub use blocks::{BlockHashes, Remembered, SharedFile};
+pub use chain::{Link, Pair, Signer};
+pub use conflicts::{Listed, Which};
+pub use look::{Acquaintance, Numbers, is_locked};
 pub use open::{Lock, OpenError, SetAside};
-pub use peers::Peer;
+pub use peers::{LineFigures, Peer};
+pub use retention::TOMBSTONE_AGE;
 pub use rows::Known;
-
-use std::collections::HashMap;
+pub use sketches::{SKETCH_BYTES, SketchBytes};
 
 use psync_protocol::{IndexId, ReplicaId, Row, Version};
 use rusqlite::Connection;
@@ -62,8 +71,9 @@ pub struct Index {
     clock: u64,
     /// Sequence and clock as they were when the index was opened: what peers can know at most.
     at_start: (u64, u64),
-    version_ids: HashMap<Version, i64>,
-    versions: HashMap<i64, Version>,
+    versions: columns::Versions,
+    /// The public key of this replica.
+    signing_key: Option<[u8; 32]>,
     /// Rows looked up one by one so far.
     lookups: u64,
 }
@@ -118,7 +128,6 @@ impl Index {
         if result.is_err() {
             (self.sequence, self.clock) = before;
             // The ids of versions written in the transaction are gone with it.
-            self.version_ids.clear();
             self.versions.clear();
             let _ = self.db.execute_batch("ROLLBACK");
         }

@@ -1,20 +1,25 @@
 //! Opening an index: the lock, the format's version, migrations, and what is done with a database
 //! that cannot be used.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use psync_protocol::{IndexId, ReplicaId};
 use rusqlite::{Connection, OptionalExtension};
+use rustix::fs::OFlags;
 use thiserror::Error;
 
+use super::columns::Versions;
 use super::{Index, IndexError};
+use crate::database;
 
-const FILE: &str = "index.db";
-const LOCK: &str = "lock";
+pub(super) const FILE: &str = "index.db";
+pub(super) const LOCK: &str = "lock";
+/// The format that this psync reads and writes.
+pub(super) const FORMAT: i64 = MIGRATIONS.len() as i64;
 
 /// Each entry takes the database from the format of its place to the next; the first makes format
 /// 1 from nothing. Entries are never changed once released.
@@ -63,6 +68,36 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE entries ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE entries ADD COLUMN base_size INTEGER;
 ",
+    "
+    CREATE TABLE conflicts(
+        id INTEGER PRIMARY KEY, replica BLOB NOT NULL, path BLOB NOT NULL, ours INTEGER NOT NULL,
+        theirs INTEGER NOT NULL, kind TEXT NOT NULL, state INTEGER NOT NULL, clash BLOB,
+        rule TEXT NOT NULL, outcome TEXT NOT NULL, ancestor BLOB, at INTEGER NOT NULL,
+        chosen TEXT, resolved TEXT, UNIQUE(replica, path, ours, theirs, kind)
+    );
+    CREATE TABLE conflict_sides(
+        conflict INTEGER NOT NULL, side INTEGER NOT NULL, kind INTEGER NOT NULL,
+        size INTEGER NOT NULL, mtime INTEGER NOT NULL, mtime_nanos INTEGER NOT NULL,
+        mode INTEGER NOT NULL, hash BLOB, PRIMARY KEY(conflict, side)
+    ) WITHOUT ROWID;
+",
+    "
+    CREATE TABLE sketches(hash BLOB PRIMARY KEY, sketch BLOB NOT NULL) WITHOUT ROWID;
+",
+    "
+    ALTER TABLE lines ADD COLUMN round_trip INTEGER;
+",
+    "
+    CREATE TABLE signers(
+        replica BLOB PRIMARY KEY, key BLOB NOT NULL, index_id BLOB NOT NULL,
+        sequence INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE chain(
+        replica BLOB NOT NULL, number INTEGER NOT NULL, said BLOB NOT NULL,
+        said_signature BLOB NOT NULL, heard BLOB NOT NULL, heard_signature BLOB NOT NULL,
+        at INTEGER NOT NULL, PRIMARY KEY(replica, number)
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Why an index cannot be opened.
@@ -78,6 +113,16 @@ pub enum OpenError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// The index is only to be looked at, and another psync made it.
+    #[error(
+        "the state database has format {format}, and this psync knows format {known}; the next sync of an older one brings it up to date"
+    )]
+    OtherFormat {
+        /// Its format.
+        format: i64,
+        /// The format of this psync.
+        known: i64,
     },
     /// The database works, but not now.
     #[error(transparent)]
@@ -104,8 +149,11 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Lock, OpenError> {
         let path = dir.join(LOCK);
         let io = |error| OpenError::Io { path: path.clone(), error };
-        let file =
-            File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+        // Nothing that somebody has put in its place, and no waiting for the other end of a FIFO.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).custom_flags(flags as i32);
+        let file = options.open(&path).map_err(io)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Busy),
@@ -141,28 +189,35 @@ impl Index {
         if fs::metadata(dir.join(FILE)).is_ok_and(|found| found.len() == 0) {
             return Err(Trouble::Unusable("the state database is empty".into()));
         }
-        let mut db = Connection::open(dir.join(FILE))?;
+        let mut db = database::open(&dir.join(FILE), database::MAKE)?;
         db.busy_timeout(Duration::from_secs(5))?;
         db.set_prepared_statement_cache_capacity(64);
         // One fsync for each of the few transactions of a run. FULL, not NORMAL: a sequence number
-        // that a peer has seen must never be given twice.
+        // that a peer has seen must never be given twice. Up to 64 MiB go from the log to their places
+        // once, at the end, and not after each transaction.
         db.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -4096;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -4096;
+             PRAGMA wal_autocheckpoint = 16384;",
         )?;
         migrate(&mut db)?;
-        let mut index = Index {
+        let mut index = Index::over(db);
+        index.read_identity(random)?;
+        Ok(index)
+    }
+
+    /// An index whose identity has yet to be read.
+    pub(super) fn over(db: Connection) -> Index {
+        Index {
             db,
             replica: ReplicaId([0; 16]),
             index_id: IndexId([0; 8]),
             sequence: 0,
             clock: 0,
             at_start: (0, 0),
-            version_ids: HashMap::new(),
-            versions: HashMap::new(),
+            versions: Versions::default(),
+            signing_key: None,
             lookups: 0,
-        };
-        index.read_identity(random)?;
-        Ok(index)
+        }
     }
 
     fn read_identity(&mut self, random: &impl Fn(&mut [u8])) -> Result<(), Trouble> {
@@ -174,6 +229,11 @@ impl Index {
                 "it is older than what other roots know of it; was it restored from a backup?";
             return Err(Trouble::Unusable(reason.into()));
         }
+        if self.meta::<1>("unsigned")?.is_some() {
+            let reason = "the key that this root has signed with is lost";
+            return Err(Trouble::Unusable(reason.into()));
+        }
+        self.signing_key = self.meta("signing_key")?;
         self.replica = ReplicaId(replica);
         let missing = || Trouble::Unusable("its identity is incomplete".into());
         self.index_id = IndexId(self.meta("index")?.ok_or_else(missing)?);
@@ -219,6 +279,24 @@ impl Index {
         self.put_meta("rolled_back", &[1])
     }
 
+    /// The public key that this replica signs with; none as long as it has not been made.
+    pub fn signing_key(&self) -> Option<[u8; 32]> {
+        self.signing_key
+    }
+
+    /// Notes the public key that this replica signs with from now on.
+    pub fn put_signing_key(&mut self, key: [u8; 32]) -> Result<(), IndexError> {
+        self.put_meta("signing_key", &key)?;
+        self.signing_key = Some(key);
+        Ok(())
+    }
+
+    /// Notes that the secret of this replica's key is lost. Peers take nobody else for it: it is set
+    /// aside when it is opened next, and the root becomes a new replica.
+    pub fn mark_unsigned(&mut self) -> Result<(), IndexError> {
+        self.put_meta("unsigned", &[1])
+    }
+
     fn meta<const N: usize>(&self, key: &str) -> Result<Option<[u8; N]>, Trouble> {
         let value: Option<Vec<u8>> = self
             .db
@@ -253,7 +331,7 @@ impl From<IndexError> for Trouble {
 }
 
 fn migrate(db: &mut Connection) -> Result<(), Trouble> {
-    let newest = MIGRATIONS.len() as i64;
+    let newest = FORMAT;
     let format: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if format > newest {
         let reason = format!(

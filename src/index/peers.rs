@@ -22,6 +22,17 @@ pub struct Peer {
     pub their_scope: [u8; 8],
 }
 
+/// What is known of the line to a peer; none where nothing is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LineFigures {
+    /// KiB a second from here to there.
+    pub sending: Option<u64>,
+    /// KiB a second from there to here.
+    pub receiving: Option<u64>,
+    /// Microseconds there and back.
+    pub round_trip: Option<u64>,
+}
+
 impl Index {
     /// What is known of a replica.
     pub fn peer(&self, replica: ReplicaId) -> Result<Option<Peer>, IndexError> {
@@ -82,30 +93,36 @@ impl Index {
         Ok(())
     }
 
-    /// How fast the line to a replica was: from here to there and back, in KiB a second, where that
-    /// is known.
-    pub fn line_rates(&self, replica: ReplicaId) -> Result<(Option<u64>, Option<u64>), IndexError> {
-        let mut statement =
-            self.db.prepare_cached("SELECT sending, receiving FROM lines WHERE replica = ?1")?;
-        let rates = statement.query_row([replica.0], |row| {
-            let rate = |at| {
-                Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(|rate| rate as u64))
-            };
-            Ok((rate(0)?, rate(1)?))
-        });
-        Ok(rates.optional()?.unwrap_or_default())
+    /// Where a peer was last found: each location at which it answered.
+    pub fn places_of(&self, replica: ReplicaId) -> Result<Vec<String>, IndexError> {
+        let sql = "SELECT location FROM places WHERE replica = ?1 ORDER BY location";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map([replica.0], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Records how fast the line to a replica is.
-    pub fn put_line_rates(
-        &mut self,
-        replica: ReplicaId,
-        (sending, receiving): (Option<u64>, Option<u64>),
-    ) -> Result<(), IndexError> {
-        let value = |rate: Option<u64>| rate.map(|rate| rate.min(i64::MAX as u64) as i64);
+    /// What is known of the line to a replica.
+    pub fn line(&self, replica: ReplicaId) -> Result<LineFigures, IndexError> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT sending, receiving, round_trip FROM lines WHERE replica = ?1",
+        )?;
+        let figures = statement.query_row([replica.0], |row| {
+            let figure = |at| {
+                Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(|figure| figure as u64))
+            };
+            Ok(LineFigures { sending: figure(0)?, receiving: figure(1)?, round_trip: figure(2)? })
+        });
+        Ok(figures.optional()?.unwrap_or_default())
+    }
+
+    /// Records what is known of the line to a replica.
+    pub fn put_line(&mut self, replica: ReplicaId, line: LineFigures) -> Result<(), IndexError> {
+        let value = |figure: Option<u64>| figure.map(|figure| figure.min(i64::MAX as u64) as i64);
+        let LineFigures { sending, receiving, round_trip } = line;
         self.db.execute(
-            "INSERT OR REPLACE INTO lines(replica, sending, receiving) VALUES(?1, ?2, ?3)",
-            (replica.0, value(sending), value(receiving)),
+            "INSERT OR REPLACE INTO lines(replica, sending, receiving, round_trip)
+             VALUES(?1, ?2, ?3, ?4)",
+            (replica.0, value(sending), value(receiving), value(round_trip)),
         )?;
         Ok(())
     }

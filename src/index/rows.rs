@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use psync_protocol::codec::{Put, Reader};
-use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Time, Version};
-use rusqlite::{CachedStatement, OptionalExtension};
+use psync_protocol::{ContentHash, RelPath};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::columns::{self, KIND_DELETED, RowWriter, Table, path_of, select};
 use super::{Index, IndexError};
 use crate::manifest::{Stamp, Stored};
 
@@ -75,57 +74,18 @@ impl Known {
 /// After so many rows have been looked up one by one, the database may keep 64 MiB in memory.
 const MANY_LOOKUPS: u64 = 4096;
 
-/// Which of the two tables of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Table {
-    Entries,
-    Intents,
-}
+const ROW_OF_PATH: &str = select!("FROM entries WHERE path = ?1");
+const ROWS_BETWEEN: &str = select!("FROM entries WHERE path >= ?1 AND path <= ?2 ORDER BY path");
+const ROWS_BELOW: &str = select!("FROM entries WHERE path >= ?1 AND path < ?2 ORDER BY path");
+const ROWS_SINCE: &str = select!("FROM entries NOT INDEXED WHERE sequence > ?1 ORDER BY path");
+const FEW_ROWS_SINCE: &str =
+    select!("FROM entries INDEXED BY entries_by_sequence WHERE sequence > ?1 ORDER BY path");
+const ANNOUNCED: &str = select!("FROM intents");
+const MARK_SHARED: &str = "UPDATE entries SET shared = 1, agreed_mode = mode WHERE path = ?1";
+const UNMARKED: &str = "SELECT path FROM entries WHERE shared = 0 OR agreed_mode != mode";
 
-/// The columns of a [`Stored`]. What the table of entries has besides is kept up by the statement
-/// that writes a row.
-macro_rules! columns {
-    () => {
-        "path, stamp, kind, size, mode, mtime, mtime_nanos, content_version, props_version, \
-         sequence, inode, agreed_mode, shared, deleted_at, hash, base, target"
-    };
-}
-
-const COLUMNS: &str = columns!();
-
-/// The statement that writes a row into a table, with further columns of a new row, their values,
-/// and what is also set in a row that is there.
-macro_rules! write_into {
-    ($table:literal, $more:literal, $values:literal, $also:literal) => {
-        concat!(
-            "INSERT INTO ",
-            $table,
-            "(",
-            columns!(),
-            $more,
-            ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17",
-            $values,
-            ") ON CONFLICT(path) DO UPDATE SET
-              stamp = ?2, kind = ?3, size = ?4, mode = ?5, mtime = ?6, mtime_nanos = ?7,
-              content_version = ?8, props_version = ?9, sequence = ?10, inode = ?11,
-              agreed_mode = ?12, shared = ?13, deleted_at = ?14, hash = ?15, base = ?16,
-              target = ?17",
-            $also
-        )
-    };
-}
-
-/// An entry also keeps since when it has its content, how long its base is, as far as the row before
-/// knew, and how its content is remembered: the same content stays as well remembered as it is.
-const WRITE_ENTRY: &str = write_into!(
-    "entries",
-    ", changed",
-    ", ?10",
-    ", changed = CASE WHEN kind = ?3 AND hash IS ?15 THEN changed ELSE ?10 END,
-       base_size = CASE WHEN kind = 2 AND hash = ?16 THEN size WHEN base = ?16 THEN base_size END,
-       remembered = CASE WHEN hash IS ?15 THEN remembered ELSE 0 END"
-);
-const WRITE_INTENT: &str = write_into!("intents", "", "", "");
+/// Where one path in so many is looked up, or fewer, each is looked up by itself.
+const SPARSE: usize = 16;
 
 impl Index {
     /// Loads what a scan compares with.
@@ -153,18 +113,55 @@ impl Index {
 
     /// The row of a path.
     pub fn row(&mut self, path: &RelPath) -> Result<Option<Stored>, IndexError> {
-        self.note_lookup()?;
-        let sql = format!("SELECT {COLUMNS} FROM entries WHERE path = ?1");
-        let raw =
-            self.db.prepare_cached(&sql)?.query_row([path.as_bytes()], Raw::read).optional()?;
-        raw.map(|raw| self.understand(raw)).transpose()
+        self.note_lookups(1)?;
+        let Index { db, versions, .. } = self;
+        let mut statement = db.prepare_cached(ROW_OF_PATH)?;
+        let mut rows = statement.query([path.as_bytes()])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        columns::read_at(path.clone(), row, db, versions).map(Some)
+    }
+
+    /// The rows of these paths, each in its place. Where they are sorted and a good part of all, the
+    /// table is read once from the first to the last of them.
+    pub fn rows_at(&mut self, paths: &[&RelPath]) -> Result<Vec<Option<Stored>>, IndexError> {
+        if self.are_few(paths.len())? || !paths.is_sorted() {
+            return paths.iter().map(|path| self.row(path)).collect();
+        }
+        self.note_lookups(paths.len() as u64)?;
+        let mut found = Vec::with_capacity(paths.len());
+        let Index { db, versions, .. } = self;
+        let mut statement = db.prepare_cached(ROWS_BETWEEN)?;
+        let (first, last) = (paths[0].as_bytes(), paths[paths.len() - 1].as_bytes());
+        let mut rows = statement.query((first, last))?;
+        while let Some(row) = rows.next()? {
+            let at = path_of(row)?;
+            while let Some(path) = paths.get(found.len()).filter(|path| path.as_bytes() <= at) {
+                let is_it = path.as_bytes() == at;
+                let path = (*path).clone();
+                let read = is_it.then(|| columns::read_at(path, row, db, versions));
+                found.push(read.transpose()?);
+            }
+        }
+        found.resize_with(paths.len(), || None);
+        Ok(found)
+    }
+
+    /// Whether so many rows are better found one by one than by reading all.
+    fn are_few(&self, count: usize) -> Result<bool, IndexError> {
+        if count < SPARSE {
+            return Ok(true);
+        }
+        let mut statement = self.db.prepare_cached("SELECT count(*) FROM entries")?;
+        let all: i64 = statement.query_row([], |row| row.get(0))?;
+        Ok(count < all as usize / SPARSE)
     }
 
     /// Whoever looks up thousands of rows has much to do, and is worth more memory than a run that
     /// only finds that nothing has changed.
-    fn note_lookup(&mut self) -> Result<(), IndexError> {
-        self.lookups += 1;
-        if self.lookups == MANY_LOOKUPS {
+    fn note_lookups(&mut self, count: u64) -> Result<(), IndexError> {
+        let before = self.lookups;
+        self.lookups += count;
+        if before < MANY_LOOKUPS && self.lookups >= MANY_LOOKUPS {
             self.db.execute_batch("PRAGMA cache_size = -65536")?;
         }
         Ok(())
@@ -172,22 +169,17 @@ impl Index {
 
     /// The rows above a sequence number, sorted by path.
     pub fn rows_since(&mut self, sequence: u64) -> Result<Vec<Stored>, IndexError> {
-        let sql = match sequence {
-            0 => format!("SELECT {COLUMNS} FROM entries WHERE sequence > ?1 ORDER BY path"),
-            _ => format!(
-                "SELECT {COLUMNS} FROM entries INDEXED BY entries_by_sequence WHERE sequence > ?1 ORDER BY path"
-            ),
-        };
-        self.select(&sql, [sequence as i64])
+        // No more rows than numbers that were given since.
+        let given = usize::try_from(self.sequence.saturating_sub(sequence)).unwrap_or(usize::MAX);
+        let sql = if self.are_few(given)? { FEW_ROWS_SINCE } else { ROWS_SINCE };
+        self.select(sql, [sequence as i64])
     }
 
     /// The row of a directory and those below it, sorted by path but the directory itself first.
     pub fn rows_below(&mut self, dir: &RelPath) -> Result<Vec<Stored>, IndexError> {
         let mut rows: Vec<Stored> = self.row(dir)?.into_iter().collect();
         let (start, end) = ([dir.as_bytes(), b"/"].concat(), [dir.as_bytes(), b"0"].concat());
-        let sql =
-            format!("SELECT {COLUMNS} FROM entries WHERE path >= ?1 AND path < ?2 ORDER BY path");
-        rows.extend(self.select(&sql, (start, end))?);
+        rows.extend(self.select(ROWS_BELOW, (start, end))?);
         Ok(rows)
     }
 
@@ -205,11 +197,9 @@ impl Index {
                 }
             }
         }
-        let mut rows = Vec::with_capacity(paths.len());
-        for path in paths {
-            rows.push(self.row(&path)?.ok_or(IndexError::Nonsense("a row that is gone"))?);
-        }
-        Ok(rows)
+        let paths: Vec<&RelPath> = paths.iter().collect();
+        let rows = self.rows_at(&paths)?.into_iter();
+        rows.map(|row| row.ok_or(IndexError::Nonsense("a row that is gone"))).collect()
     }
 
     /// Every live regular file with its size and hash: where a content may be found that is
@@ -253,7 +243,20 @@ impl Index {
     /// Writes a row as a change: it takes the next sequence number.
     pub fn put(&mut self, stored: &Stored) -> Result<(), IndexError> {
         let sequence = self.next_sequence();
-        self.write(Table::Entries, stored, sequence)
+        RowWriter::new(&self.db, &mut self.versions, Table::Entries)?.write(stored, sequence)
+    }
+
+    /// Writes rows as changes, in this order.
+    pub fn put_all<'a>(
+        &mut self,
+        rows: impl IntoIterator<Item = &'a Stored>,
+    ) -> Result<(), IndexError> {
+        let Index { db, versions, sequence, .. } = self;
+        let mut writer = RowWriter::new(db, versions, Table::Entries)?;
+        rows.into_iter().try_for_each(|stored| {
+            *sequence += 1;
+            writer.write(stored, *sequence)
+        })
     }
 
     /// Records what a file looks like now; no peer needs to hear of it.
@@ -264,13 +267,26 @@ impl Index {
         Ok(())
     }
 
-    /// Records that a peer has this content, without a change.
-    pub fn mark_shared(&mut self, path: &RelPath) -> Result<(), IndexError> {
-        let mut statement = self
-            .db
-            .prepare_cached("UPDATE entries SET shared = 1, agreed_mode = mode WHERE path = ?1")?;
-        statement.execute([path.as_bytes()])?;
-        Ok(())
+    /// Records that a peer has what stands at these paths, which are sorted. That is no change.
+    pub fn mark_shared(&mut self, paths: &[&RelPath]) -> Result<(), IndexError> {
+        let mut mark = self.db.prepare_cached(MARK_SHARED)?;
+        let mut mark = |path: &RelPath| -> Result<(), IndexError> {
+            mark.execute([path.as_bytes()])?;
+            Ok(())
+        };
+        if self.are_few(paths.len())? {
+            return paths.iter().try_for_each(|path| mark(path));
+        }
+        // Where many were agreed most are marked already: finding the others is quicker than writing
+        // all.
+        let mut unmarked = Vec::new();
+        let mut statement = self.db.prepare_cached(UNMARKED)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let at = path_of(row)?;
+            unmarked.extend(paths.binary_search_by(|path| path.as_bytes().cmp(at)));
+        }
+        unmarked.into_iter().try_for_each(|at| mark(paths[at]))
     }
 
     /// Announces rows that are about to be made true on disk: if the run is interrupted, the next
@@ -279,15 +295,13 @@ impl Index {
         &mut self,
         rows: impl Iterator<Item = &'a Stored>,
     ) -> Result<(), IndexError> {
-        for stored in rows {
-            self.write(Table::Intents, stored, 0)?;
-        }
-        Ok(())
+        let mut writer = RowWriter::new(&self.db, &mut self.versions, Table::Intents)?;
+        rows.into_iter().try_for_each(|stored| writer.write(stored, 0))
     }
 
     /// The rows that an interrupted run had announced.
     pub fn announced(&mut self) -> Result<HashMap<RelPath, Stored>, IndexError> {
-        let rows = self.select(&format!("SELECT {COLUMNS} FROM intents"), [])?;
+        let rows = self.select(ANNOUNCED, [])?;
         Ok(rows.into_iter().map(|stored| (stored.row.path.clone(), stored)).collect())
     }
 
@@ -309,174 +323,13 @@ impl Index {
         sql: &str,
         params: impl rusqlite::Params,
     ) -> Result<Vec<Stored>, IndexError> {
-        let raws = {
-            let mut statement = self.db.prepare_cached(sql)?;
-            let rows = statement.query_map(params, Raw::read)?;
-            rows.collect::<Result<Vec<Raw>, _>>()?
-        };
-        raws.into_iter().map(|raw| self.understand(raw)).collect()
-    }
-
-    fn write(&mut self, table: Table, stored: &Stored, sequence: u64) -> Result<(), IndexError> {
-        let row = &stored.row;
-        let content_version = self.version_id(&row.content_version)?;
-        let props_version = self.version_id(&row.props_version)?;
-        let (kind, size, hash, target) = match &row.content {
-            Content::Deleted { moved_to } => {
-                (KIND_DELETED, 0, None, moved_to.as_ref().map(|to| to.as_bytes()))
-            }
-            Content::Directory => (1, 0, None, None),
-            Content::File { size, hash } => (2, *size, Some(hash.0), None),
-            Content::Symlink { target, hash } => (3, 0, Some(hash.0), Some(&**target)),
-        };
-        let mut statement: CachedStatement<'_> = self.db.prepare_cached(match table {
-            Table::Entries => WRITE_ENTRY,
-            Table::Intents => WRITE_INTENT,
-        })?;
-        statement.execute(rusqlite::params![
-            row.path.as_bytes(),
-            stored.stamp.0 as i64,
-            kind,
-            size as i64,
-            row.props.mode,
-            row.props.mtime.secs,
-            row.props.mtime.nanos,
-            content_version,
-            props_version,
-            sequence as i64,
-            stored.inode as i64,
-            row.agreed_mode,
-            stored.shared,
-            stored.deleted_at,
-            hash,
-            row.base.map(|base| base.0),
-            target,
-        ])?;
-        Ok(())
-    }
-
-    fn version_id(&mut self, version: &Version) -> Result<i64, IndexError> {
-        if let Some(id) = self.version_ids.get(version) {
-            return Ok(*id);
+        let Index { db, versions, .. } = self;
+        let mut statement = db.prepare_cached(sql)?;
+        let mut rows = statement.query(params)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(columns::read(row, db, versions)?);
         }
-        let mut pairs = Vec::new();
-        for (replica, counter) in version.pairs() {
-            pairs.put_raw(&replica.0);
-            pairs.put_varint(*counter);
-        }
-        self.db
-            .prepare_cached("INSERT OR IGNORE INTO versions(pairs) VALUES(?1)")?
-            .execute([&pairs])?;
-        let id = self
-            .db
-            .prepare_cached("SELECT id FROM versions WHERE pairs = ?1")?
-            .query_row([&pairs], |row| row.get(0))?;
-        self.version_ids.insert(version.clone(), id);
-        Ok(id)
-    }
-
-    fn version(&mut self, id: i64) -> Result<Version, IndexError> {
-        if let Some(version) = self.versions.get(&id) {
-            return Ok(version.clone());
-        }
-        let pairs: Vec<u8> = self
-            .db
-            .prepare_cached("SELECT pairs FROM versions WHERE id = ?1")?
-            .query_row([id], |row| row.get(0))
-            .optional()?
-            .ok_or(IndexError::Nonsense("a version that is missing"))?;
-        let version = parse_version(&pairs).map_err(|_| IndexError::Nonsense("a version"))?;
-        self.versions.insert(id, version.clone());
-        Ok(version)
-    }
-
-    fn understand(&mut self, raw: Raw) -> Result<Stored, IndexError> {
-        let path = RelPath::new(&raw.path).map_err(|_| IndexError::Nonsense("a path"))?;
-        let hash = || raw.hash.map(ContentHash).ok_or(IndexError::Nonsense("a missing hash"));
-        let content = match raw.kind {
-            KIND_DELETED => {
-                let moved_to = raw.target.as_deref().map(RelPath::new).transpose();
-                Content::Deleted { moved_to: moved_to.map_err(|_| IndexError::Nonsense("a path"))? }
-            }
-            1 => Content::Directory,
-            2 => Content::File { size: raw.size as u64, hash: hash()? },
-            3 => {
-                let target = raw.target.as_ref().ok_or(IndexError::Nonsense("a missing target"))?;
-                Content::Symlink { target: target.as_slice().into(), hash: hash()? }
-            }
-            _ => return Err(IndexError::Nonsense("a kind")),
-        };
-        Ok(Stored {
-            row: Row {
-                path,
-                content,
-                base: raw.base.map(ContentHash),
-                props: Props {
-                    mode: raw.mode,
-                    mtime: Time { secs: raw.mtime, nanos: raw.mtime_nanos },
-                },
-                agreed_mode: raw.agreed_mode,
-                content_version: self.version(raw.content_version)?,
-                props_version: self.version(raw.props_version)?,
-            },
-            stamp: Stamp(raw.stamp as u64),
-            inode: raw.inode as u64,
-            shared: raw.shared,
-            deleted_at: raw.deleted_at,
-        })
-    }
-}
-
-const KIND_DELETED: i64 = 0;
-
-fn parse_version(bytes: &[u8]) -> Result<Version, psync_protocol::DecodeError> {
-    let mut reader = Reader::new(bytes);
-    let mut pairs = Vec::new();
-    while reader.remaining() > 0 {
-        pairs.push((ReplicaId(reader.array("a replica")?), reader.varint("a counter")?));
-    }
-    Ok(Version::from_pairs(pairs))
-}
-
-/// A row as SQLite gives it.
-struct Raw {
-    path: Vec<u8>,
-    stamp: i64,
-    kind: i64,
-    size: i64,
-    mode: u16,
-    mtime: i64,
-    mtime_nanos: u32,
-    content_version: i64,
-    props_version: i64,
-    inode: i64,
-    agreed_mode: u16,
-    shared: bool,
-    deleted_at: i64,
-    hash: Option<[u8; 32]>,
-    base: Option<[u8; 32]>,
-    target: Option<Vec<u8>>,
-}
-
-impl Raw {
-    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
-        Ok(Raw {
-            path: row.get(0)?,
-            stamp: row.get(1)?,
-            kind: row.get(2)?,
-            size: row.get(3)?,
-            mode: row.get(4)?,
-            mtime: row.get(5)?,
-            mtime_nanos: row.get(6)?,
-            content_version: row.get(7)?,
-            props_version: row.get(8)?,
-            inode: row.get(10)?,
-            agreed_mode: row.get(11)?,
-            shared: row.get(12)?,
-            deleted_at: row.get(13)?,
-            hash: row.get(14)?,
-            base: row.get(15)?,
-            target: row.get(16)?,
-        })
+        Ok(found)
     }
 }

@@ -62,8 +62,8 @@ fn only_files_that_a_peer_has_are_to_be_remembered() {
         index.put(&file(at, at)).unwrap();
     }
     assert!(!index.has_to_remember(Remembered::AsBlocks).unwrap());
-    index.mark_shared(&path("a")).unwrap();
-    index.mark_shared(&path("c")).unwrap();
+    index.mark_shared(&[&path("a")]).unwrap();
+    index.mark_shared(&[&path("c")]).unwrap();
     assert!(index.has_to_remember(Remembered::Not).unwrap());
     assert_eq!(names(&index, Remembered::Not), ["a", "c"]);
     let files = index.to_remember(Remembered::Not).unwrap();
@@ -73,7 +73,7 @@ fn only_files_that_a_peer_has_are_to_be_remembered() {
     assert!(!index.has_to_remember(Remembered::Not).unwrap());
     assert_eq!(names(&index, Remembered::AsBlocks), ["c"]);
     // Agreed on once more, with the same content.
-    index.mark_shared(&path("a")).unwrap();
+    index.mark_shared(&[&path("a")]).unwrap();
     assert!(!index.has_to_remember(Remembered::Not).unwrap());
     index.forget_remembered().unwrap();
     assert_eq!(names(&index, Remembered::Not), ["a", "c"]);
@@ -84,12 +84,12 @@ fn a_file_that_changed_meanwhile_is_not_taken_for_remembered() {
     let folder = Folder::new();
     let mut index = folder.open();
     index.put(&file("a", "old")).unwrap();
-    index.mark_shared(&path("a")).unwrap();
+    index.mark_shared(&[&path("a")]).unwrap();
     let old = index.to_remember(Remembered::Not).unwrap().remove(0);
     index.set_remembered(&old, Remembered::InStore).unwrap();
     index.put(&file("a", "new")).unwrap();
     assert!(!index.has_to_remember(Remembered::Not).unwrap(), "no peer has it yet");
-    index.mark_shared(&path("a")).unwrap();
+    index.mark_shared(&[&path("a")]).unwrap();
     index.set_remembered(&old, Remembered::InStore).unwrap();
     assert_eq!(names(&index, Remembered::Not), ["a"]);
 }
@@ -136,14 +136,16 @@ fn an_index_of_the_first_format_keeps_its_rows_and_remembers_from_now_on() {
     let replica = {
         let mut index = folder.open();
         index.put(&file("a", "a")).unwrap();
-        index.mark_shared(&path("a")).unwrap();
+        index.mark_shared(&[&path("a")]).unwrap();
         index
             .db
             .execute_batch(
                 "DROP INDEX entries_to_remember; ALTER TABLE entries DROP COLUMN remembered;
              ALTER TABLE entries DROP COLUMN changed;
              ALTER TABLE entries DROP COLUMN base_size;
-             DROP TABLE blocks; DROP TABLE lines; PRAGMA user_version = 1;",
+             DROP TABLE sketches; DROP TABLE blocks; DROP TABLE lines; DROP TABLE conflicts; DROP TABLE conflict_sides;
+             DROP TABLE signers; DROP TABLE chain;
+             PRAGMA user_version = 1;",
             )
             .unwrap();
         index.replica()
@@ -198,4 +200,38 @@ fn the_setting_of_the_store_is_kept() {
     assert_eq!(index.store_setting().unwrap().as_deref(), Some("1G"));
     index.set_store_setting(None).unwrap();
     assert_eq!(index.store_setting().unwrap(), None);
+}
+
+#[test]
+fn rows_are_found_together_as_they_are_one_by_one() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    let rows: Vec<Stored> = (0..400).map(|at| file(&format!("d{at:03}/f"), "x")).collect();
+    index.put_all(&rows).unwrap();
+    assert_eq!(index.sequence(), 400);
+    let all: Vec<RelPath> = (0..400)
+        .flat_map(|at| [path(&format!("d{at:03}/e")), path(&format!("d{at:03}/f"))])
+        .collect();
+    let every: Vec<&RelPath> = all.iter().collect();
+    let few: Vec<&RelPath> = all.iter().step_by(31).collect();
+    let backwards: Vec<&RelPath> = all.iter().rev().collect();
+    for paths in [every, few, backwards, Vec::new()] {
+        let singly: Vec<_> = paths.iter().map(|path| index.row(path).unwrap()).collect();
+        assert_eq!(index.rows_at(&paths).unwrap(), singly);
+    }
+}
+
+#[test]
+fn many_rows_are_marked_as_shared_like_few() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    let rows: Vec<Stored> = (0..100).map(|at| file(&format!("{at:03}"), "x")).collect();
+    index.put_all(&rows).unwrap();
+    let paths: Vec<RelPath> = (0..100).step_by(2).map(|at| path(&format!("{at:03}"))).collect();
+    index.mark_shared(&paths.iter().collect::<Vec<_>>()).unwrap();
+    index.mark_shared(&[&path("001")]).unwrap();
+    let shared: Vec<bool> =
+        index.rows_since(0).unwrap().iter().map(|stored| stored.shared).collect();
+    let expected: Vec<bool> = (0..100).map(|at| at % 2 == 0 || at == 1).collect();
+    assert_eq!(shared, expected);
 }

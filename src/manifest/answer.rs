@@ -40,6 +40,9 @@ pub trait Own {
 
     /// Whether a file with this content (a check under the initiator's key) stands anywhere here.
     fn has(&mut self, content: Check) -> Result<bool, Self::Error>;
+
+    /// Whether something of the content of this path has come here in a run that broke off.
+    fn has_begun(&self, path: &RelPath) -> bool;
 }
 
 /// Answers `stated`, given what this end has; `news` are the rows that the initiator has not heard
@@ -121,7 +124,8 @@ fn at_hand<O: Own>(
     terms: Terms<'_>,
     own: &mut O,
 ) -> Result<Mark, O::Error> {
-    if !matches!(row.content, Content::File { .. }) {
+    // Of what was begun only the rest is asked for: nothing shall come unasked.
+    if !matches!(row.content, Content::File { .. }) || own.has_begun(&row.path) {
         return Ok(Mark::Behind);
     }
     let live = stored.filter(|stored| stored.row.content.is_live());

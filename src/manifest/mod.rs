@@ -2,13 +2,17 @@
 //! database that keeps them or the line that carries them.
 
 mod answer;
+mod database;
 mod fold;
 mod known;
+mod permit;
 mod tree;
 
 pub use answer::{Answered, Own, Terms, answer};
+pub use database::{database_of, with_companions};
 pub use fold::{Folded, fold, room, unfold};
 pub use known::{Numbered, Reference, References, Trace, Unnumbered, WORTH, number, unnumber};
+pub use permit::{Permit, Rights};
 #[cfg(test)]
 pub(crate) use tree::plain_from;
 pub use tree::{

@@ -5,20 +5,11 @@ use psync_protocol::{Check, Content, Props, PropsDecision, Relation, Role, Row};
 
 use crate::report::ConflictKind;
 
-/// What is done about a conflict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// The newer keeps the name, the older becomes a clash file; both reach both sides.
-    KeepBoth,
-}
-
 /// What holds for every path of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
     /// Which way changes go.
     pub flow: Flow,
-    /// What is done about conflicts.
-    pub policy: Policy,
     /// The two have no history in common: nothing may be deleted (but by a one-way flow).
     pub first_contact: bool,
     /// Whose side is preferred where nothing else tells them apart; the same choice whichever end
@@ -111,7 +102,7 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn of(&self, role: Role) -> &Row<Check> {
+    pub(super) fn of(&self, role: Role) -> &Row<Check> {
         match role {
             Role::Initiator => self.initiator,
             Role::Responder => self.responder,
@@ -214,8 +205,8 @@ fn changed_on_both(rows: Rows<'_>, context: &Context) -> Ruling {
             Ruling::take(Initiator, if is_new(rows) { "new on one side" } else { survives })
                 .resolved()
         }
-        (Directory, File { .. } | Symlink { .. }) => type_conflict(Initiator, context),
-        (File { .. } | Symlink { .. }, Directory) => type_conflict(Responder, context),
+        (Directory, File { .. } | Symlink { .. }) => type_conflict(Initiator),
+        (File { .. } | Symlink { .. }, Directory) => type_conflict(Responder),
         (File { .. }, Symlink { .. }) | (Symlink { .. }, File { .. }) => {
             conflict(ConflictKind::Type, rows, context)
         }
@@ -231,6 +222,28 @@ fn changed_on_both(rows: Rows<'_>, context: &Context) -> Ruling {
     }
 }
 
+/// Whether one side has deleted what the other has changed. The rule matrix lets the change survive
+/// and calls it no conflict; a person may have laid down something else.
+pub(super) fn is_delete_modify(rows: Rows<'_>, context: &Context) -> bool {
+    use Content::{Deleted, Directory, File, Symlink};
+    let one_gone = match (&rows.initiator.content, &rows.responder.content) {
+        (Deleted { .. }, File { .. } | Symlink { .. })
+        | (File { .. } | Symlink { .. }, Deleted { .. }) => true,
+        (Deleted { .. } | Directory, Deleted { .. } | Directory)
+        | (Directory, File { .. } | Symlink { .. })
+        | (File { .. } | Symlink { .. }, Directory | File { .. } | Symlink { .. }) => false,
+    };
+    let history = !context.first_contact && !is_new(rows);
+    one_gone && history && context.source().is_none() && standing(rows) == Standing::Both
+}
+
+/// The same ruling on properties, with this side's mode.
+pub(super) fn taking_mode_of(role: Role, ruling: Ruling, rows: Rows<'_>) -> Ruling {
+    let (ours, theirs) = (rows.initiator, rows.responder);
+    let mtime = ours.props.mtime.max(theirs.props.mtime);
+    Ruling { props: props_of(Props { mode: rows.of(role).props.mode, mtime }, rows), ..ruling }
+}
+
 /// Whether one of the two never existed on its side.
 fn is_new(rows: Rows<'_>) -> bool {
     rows.initiator.content_version.is_empty() || rows.responder.content_version.is_empty()
@@ -242,26 +255,20 @@ fn shares_history(rows: Rows<'_>) -> bool {
 }
 
 fn conflict(kind: ConflictKind, rows: Rows<'_>, context: &Context) -> Ruling {
-    match context.policy {
-        Policy::KeepBoth => {
-            Ruling::keep_both(newer(rows, context), kind, "changed on both sides, differently")
-        }
-    }
+    Ruling::keep_both(newer(rows, context), kind, "changed on both sides, differently")
 }
 
 /// A directory keeps the name: what is in it has nowhere else to go.
-pub(super) fn type_conflict(directory: Role, context: &Context) -> Ruling {
-    match context.policy {
-        Policy::KeepBoth => Ruling::keep_both(
-            directory,
-            ConflictKind::Type,
-            "a directory on one side, something else on the other",
-        ),
-    }
+pub(super) fn type_conflict(directory: Role) -> Ruling {
+    Ruling::keep_both(
+        directory,
+        ConflictKind::Type,
+        "a directory on one side, something else on the other",
+    )
 }
 
 /// The side with the later modification time; of equal times the longer file, then the tie.
-fn newer(rows: Rows<'_>, context: &Context) -> Role {
+pub(super) fn newer(rows: Rows<'_>, context: &Context) -> Role {
     let rank = |row: &Row<Check>| {
         let size = match row.content {
             Content::File { size, .. } => size,

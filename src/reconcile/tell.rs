@@ -1,6 +1,6 @@
 //! A plan in the words of a report: what is done, where, and why.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use psync_protocol::entry::Fingerprint;
 use psync_protocol::session::Paths;
@@ -38,6 +38,8 @@ struct Moves {
     target_of: HashMap<(Role, RelPath), RelPath>,
     /// With whether the content was edited as well.
     source_of: HashMap<(Role, RelPath), (RelPath, bool)>,
+    /// The paths from which an edit arrives at another.
+    arriving: HashSet<usize>,
 }
 
 /// What stands, or shall stand, at a path.
@@ -112,7 +114,14 @@ impl Teller<'_> {
     fn moves(&self) -> Moves {
         let mut moves = Moves::default();
         for at in 0..self.paths.len() {
-            let ContentDecision::Take(from) = self.decisions[at].content else { continue };
+            let from = match self.decisions[at].content {
+                ContentDecision::Take(from) => from,
+                ContentDecision::Arrive { source, .. } => {
+                    moves.arriving.insert(source);
+                    continue;
+                }
+                _ => continue,
+            };
             let moved_to = match from {
                 Role::Initiator => {
                     self.locals[at].row.as_ref().and_then(|stored| moved_to(&stored.row))
@@ -144,8 +153,12 @@ impl Teller<'_> {
             Some(Action { on, kind: thing.kind, deed, path: path.clone(), size, why })
         };
         match &self.decisions[at].content {
-            ContentDecision::Ignore | ContentDecision::Later | ContentDecision::MovedAway(_) => {
-                None
+            ContentDecision::Ignore | ContentDecision::Later => None,
+            // Its new name is told as a move, unless another name was chosen.
+            ContentDecision::MovedAway(_) if moves.arriving.contains(&at) => None,
+            ContentDecision::MovedAway(mover) => {
+                let on = mover.other();
+                action(on, self.before(on, at)?, Deed::Delete, 0)
             }
             ContentDecision::Agree => self.properties(at, why),
             ContentDecision::Take(from) => {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use psync_protocol::message::Flow;
 use psync_protocol::session::{Access, Agreement, Stand};
-use psync_protocol::{Content, ContentDecision, Decision, ProtocolError, Role};
+use psync_protocol::{Content, ContentDecision, Decision, PropsDecision, ProtocolError, Role};
 
 /// Checks a plan against what the responder said and asked for.
 pub fn verify(agreement: &Agreement, flow: Flow, first_contact: bool) -> Result<(), ProtocolError> {
@@ -22,6 +22,9 @@ pub fn verify(agreement: &Agreement, flow: Flow, first_contact: bool) -> Result<
         {
             return refuse("a clash file does not stand beside its path under a name of its own");
         }
+        if !is_of_somebody(stand, decision) {
+            return refuse("a decision takes what was never stated");
+        }
         if flow == Flow::ToInitiator && changes_responder(decision) {
             return refuse("it changes this side, which is mirrored");
         }
@@ -34,6 +37,26 @@ pub fn verify(agreement: &Agreement, flow: Flow, first_contact: bool) -> Result<
 
 fn refuse(why: &'static str) -> Result<(), ProtocolError> {
     Err(ProtocolError::Contradiction(why))
+}
+
+/// Whether what a decision takes was stated by whom it is taken from: a row that nobody has stated
+/// would stand for an entry without mode and time, which no side has.
+fn is_of_somebody(stand: &Stand, decision: &Decision) -> bool {
+    let content = match decision.content {
+        ContentDecision::Take(role) => Some(role),
+        _ => None,
+    };
+    let props = match decision.props {
+        PropsDecision::Take(role) => Some(role),
+        PropsDecision::Merge(_) => None,
+        PropsDecision::Agree => content.or(Some(Role::Initiator)),
+    };
+    // Where nothing stands afterwards it has no properties.
+    let stays =
+        [&stand.initiator, &stand.responder].into_iter().flatten().any(|row| row.content.is_live());
+    let is_stated = |role: Role| stand.of(role).is_some();
+    decision.is_postponed()
+        || content.is_none_or(is_stated) && (!stays || props.is_none_or(is_stated))
 }
 
 /// Whether something on the responder's side may have to change.

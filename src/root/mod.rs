@@ -2,16 +2,29 @@
 //! directory descriptor, and no symlink is followed on the way, so a path cannot lead outside even
 //! while somebody exchanges directories for links.
 
+mod begun;
+mod flusher;
+mod held;
+mod in_use;
 mod place;
+mod promise;
+mod space;
+mod stager;
 mod staging;
 
+pub use flusher::Flusher;
+pub use held::HeldDir;
+pub use in_use::Locked;
 pub use place::{Place, StateHome, places};
+pub use promise::{Promise, Recovered, Step, Trace};
+pub use space::{Claim, KeepFree, NoRoom, Room, Space};
+pub use stager::Stager;
 pub use staging::{Displaced, Staged, Staging};
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -158,6 +171,12 @@ impl Root {
         Ok(Root { dir, path: path.to_path_buf(), device })
     }
 
+    /// The same root, for another thread.
+    pub fn try_clone(&self) -> io::Result<Root> {
+        let (path, device) = (self.path.clone(), self.device);
+        Ok(Root { dir: self.dir.try_clone()?, path, device })
+    }
+
     /// The path that it was opened with, for messages.
     pub fn path(&self) -> &Path {
         &self.path
@@ -191,13 +210,7 @@ impl Root {
     /// Opens a regular file for reading. What is not a regular file is refused, without waiting
     /// for the other end of a FIFO.
     pub fn open_file(&self, path: &RelPath) -> io::Result<(File, Stat)> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = self.open_below(path.as_bytes(), flags)?;
-        let stat = Stat::from(&fs::fstat(&file)?);
-        if stat.kind != FileKind::File {
-            return Err(io::Error::other("is not a regular file any more"));
-        }
-        Ok((File::from(file), stat))
+        regular(self.open_below(path.as_bytes(), READ_FILE)?)
     }
 
     /// What stands at a path; none where nothing does.
@@ -247,16 +260,15 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match self.open_below(path.as_bytes(), flags) {
             Ok(file) => Ok(fs::fchmod(&file, Mode::from_raw_mode(mode.into()))?),
-            // A file that its owner may not read can still be given another mode. The parent is
-            // held open and the last name is checked to be no symlink, which have no mode.
+            // A file that its owner may not read can still be given another mode: through what is
+            // held open, as a name could lead to a symlink by then.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let (parent, name) = self.parent(path)?;
-                if Stat::from(&fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?).kind
-                    == FileKind::Symlink
-                {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let held = self.open_below(path.as_bytes(), flags)?;
+                if Stat::from(&fs::fstat(&held)?).kind == FileKind::Symlink {
                     return Err(error);
                 }
-                Ok(fs::chmodat(&parent, name, Mode::from_raw_mode(mode.into()), AtFlags::empty())?)
+                Ok(fs::chmod(own_name(&held), Mode::from_raw_mode(mode.into()))?)
             }
             Err(error) => Err(error),
         }
@@ -297,6 +309,30 @@ impl Root {
     }
 }
 
+/// A name of something that is held open, as which the kernel knows it whatever stands at its path.
+fn own_name(held: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", held.as_raw_fd())
+}
+
+/// How a file is opened to be read: through no symlink, and without waiting for the other end of a
+/// FIFO.
+const READ_FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// What was opened, if it is a regular file.
+fn regular(file: OwnedFd) -> io::Result<(File, Stat)> {
+    let stat = Stat::from(&fs::fstat(&file)?);
+    if stat.kind != FileKind::File {
+        return Err(io::Error::other("is not a regular file any more"));
+    }
+    Ok((File::from(file), stat))
+}
+
+/// What an open file looks like now.
+pub fn stat_of(file: &File) -> io::Result<Stat> {
+    Ok(Stat::from(&fs::fstat(file)?))
+}
+
 /// Whether an error says that nothing stands at a path (or that something above it is no
 /// directory, so that nothing can).
 pub fn is_absent(error: &io::Error) -> bool {
@@ -304,10 +340,17 @@ pub fn is_absent(error: &io::Error) -> bool {
 }
 
 fn set_mtime_at(dir: impl AsFd, name: &OsStr, mtime: Time) -> io::Result<()> {
+    Ok(fs::utimensat(dir, name, &only_modification(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn set_mtime_of(file: impl AsFd, mtime: Time) -> io::Result<()> {
+    Ok(fs::futimens(file, &only_modification(mtime))?)
+}
+
+fn only_modification(mtime: Time) -> fs::Timestamps {
     let unchanged = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
     let mtime = fs::Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
-    let times = fs::Timestamps { last_access: unchanged, last_modification: mtime };
-    Ok(fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    fs::Timestamps { last_access: unchanged, last_modification: mtime }
 }
 
 /// Opens a path below `dir` without following any symlink. Kernels before 5.6 and some sandboxes

@@ -67,10 +67,52 @@ impl Place {
         }
     }
 
-    fn make_keyed(&self, home: &Path) -> io::Result<PathBuf> {
+    /// The directory in which this root has a state database, if it has one; nothing is made.
+    pub fn known_state_dir(&self, home: &StateHome) -> Option<PathBuf> {
+        let inside = self.path.join(WORK_DIR);
+        let candidates = match &home.given {
+            Some(given) => vec![self.keyed(given)],
+            None => {
+                let user = home.user.as_ref().map(|user| self.keyed(&user.join("psync")));
+                std::iter::once(inside).chain(user).collect()
+            }
+        };
+        let has_index = |dir: &PathBuf| is_own_dir(dir).is_ok() && dir.join("index.db").exists();
+        candidates.into_iter().find(has_index).and_then(|dir| fs::canonicalize(dir).ok())
+    }
+
+    /// The file that tells, outside the root, that a root with its state in it was synced here; none
+    /// where the state lives elsewhere, which tells that as well.
+    pub fn marker(&self, home: &StateHome) -> Option<PathBuf> {
+        let user = home.user.as_ref().filter(|_| home.given.is_none())?;
+        Some(self.keyed(&user.join("psync").join("roots")))
+    }
+
+    /// Whether a root was synced here, and is gone or empty now, together with its state: as where
+    /// a disk is not mounted.
+    pub fn has_vanished(&self, home: &StateHome) -> bool {
+        let is_empty = || match fs::read_dir(&self.path) {
+            Ok(mut entries) => {
+                entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == WORK_DIR))
+            }
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        self.marker(home).is_some_and(|marker| marker.exists())
+            && self.known_state_dir(home).is_none()
+            && is_empty()
+    }
+
+    /// A directory of this root's own below a home.
+    fn keyed(&self, home: &Path) -> PathBuf {
         let key = blake3::hash(self.path.as_os_str().as_bytes()).to_hex();
-        let dir = home.join(&key[..16]);
+        home.join(&key[..16])
+    }
+
+    fn make_keyed(&self, home: &Path) -> io::Result<PathBuf> {
+        let dir = self.keyed(home);
         fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir)?;
+        // Databases are opened through no symbolic link.
+        let dir = fs::canonicalize(dir)?;
         // Not needed by psync: for the person who wonders whose state this is.
         fs::write(dir.join("root"), self.path.as_os_str().as_bytes())?;
         Ok(dir)
@@ -84,15 +126,15 @@ impl Place {
 
 /// Digests of the root and of each directory above it, nearest first, that are the same for two
 /// processes on one machine and different everywhere else.
-pub fn places(place: &Place) -> Vec<u64> {
+pub fn places(place: &Place) -> Vec<u32> {
     let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digest = |path: &Path| {
         let meta = fs::metadata(path).ok()?;
         let mut hasher = blake3::Hasher::new_derive_key("psync 2026-11 place of a root");
         hasher.update(&boot).update(&meta.dev().to_le_bytes()).update(&meta.ino().to_le_bytes());
         let (first, _) =
-            hasher.finalize().as_bytes().split_first_chunk::<8>().map(|(a, b)| (*a, b.len()))?;
-        Some(u64::from_le_bytes(first))
+            hasher.finalize().as_bytes().split_first_chunk::<4>().map(|(a, b)| (*a, b.len()))?;
+        Some(u32::from_le_bytes(first))
     };
     // A root that has yet to be made has no number; the directories above it do.
     place.path.ancestors().filter_map(digest).take(64).collect()
@@ -106,8 +148,18 @@ fn is_network(root: &Root) -> io::Result<bool> {
 fn make_dir(path: &Path) -> io::Result<()> {
     // For its owner only: the index names everything in the tree.
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => is_own_dir(path),
         other => other,
+    }
+}
+
+/// A symlink in the place of the directory would take the state to wherever somebody likes.
+fn is_own_dir(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "something else stands in its place, a symbolic link or a file; remove that",
+        )),
     }
 }
 

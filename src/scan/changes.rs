@@ -7,6 +7,7 @@ use psync_protocol::{Content, ContentHash, Props, RelPath, ReplicaId, Row, Versi
 
 use super::Announced;
 use crate::index::{Index, IndexError};
+use crate::journal::{Edit, State};
 use crate::manifest::{Stamp, Stored};
 
 /// An entry as the scan saw it.
@@ -48,12 +49,14 @@ pub(super) fn steps(
     gone: Vec<Stored>,
     announced: &Announced,
     now: i64,
-) -> Result<Vec<Step>, IndexError> {
+) -> Result<(Vec<Step>, Vec<Edit>), IndexError> {
     let author = Author { replica: index.replica(), clock: index.next_clock() };
     let mut steps = Vec::new();
     let mut created = Vec::new();
-    for entry in seen {
-        let old = index.row(&entry.path)?;
+    let mut edits = Vec::new();
+    let paths: Vec<&RelPath> = seen.iter().map(|entry| &entry.path).collect();
+    let known = index.rows_at(&paths)?;
+    for (entry, old) in seen.into_iter().zip(known) {
         if let Some(adopted) = adopt(&entry, announced) {
             steps.push(Step::Put(adopted));
             continue;
@@ -62,7 +65,12 @@ pub(super) fn steps(
         if let (true, Content::File { size: 1.., hash }) = (is_new, &entry.content) {
             created.push((entry.path.clone(), *hash, entry.inode));
         }
-        steps.push(advance(old, entry, author));
+        let before = old.as_ref().map(|old| State::of_row(&old.row));
+        let step = advance(old, entry, author);
+        if let (Some(before), Step::Put(stored)) = (before, &step) {
+            edits.push(edit(before, stored));
+        }
+        steps.push(step);
     }
     let moves = find_moves(&created, &gone);
     let edited = moved_and_edited(&created, &gone, &moves);
@@ -72,11 +80,20 @@ pub(super) fn steps(
             Some(intent) if !intent.row.content.is_live() => steps.push(Step::Put(intent.clone())),
             _ => {
                 let moved_to = moves.get(&old.row.path).or(edited.get(&old.row.path)).cloned();
-                steps.push(Step::Put(bury(old, moved_to, author, now)));
+                let before = State::of_row(&old.row);
+                let buried = bury(old, moved_to, author, now);
+                edits.push(edit(before, &buried));
+                steps.push(Step::Put(buried));
             }
         }
     }
-    Ok(steps)
+    Ok((steps, edits))
+}
+
+/// A change of what the index has known before: what is new has no history yet.
+fn edit(before: Option<State>, now: &Stored) -> Edit {
+    let (path, after) = (now.row.path.clone(), State::of_row(&now.row));
+    Edit { found: crate::journal::now(), path, before, after }
 }
 
 /// An interrupted run had this very content on its way: it is that run's, not a change of this

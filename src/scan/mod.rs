@@ -2,11 +2,12 @@
 //! remembered is read; what cannot be read is a problem, never a deletion.
 
 mod changes;
+mod explain;
 mod hash;
 mod scope;
 mod walk;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::time::SystemTime;
 
@@ -14,12 +15,14 @@ use psync_protocol::message::{Problem, ProblemKind};
 use psync_protocol::{Content, RelPath};
 use thiserror::Error;
 
-pub use scope::{BadPattern, IGNORE_FILE, Rules, Scope};
+pub use explain::{Cause, Origin, explain};
+pub use scope::{BadPattern, IGNORE_FILE, IgnoreFile, Rules, Scope};
 
 use crate::index::{Index, IndexError, Known};
-use crate::manifest::Stored;
+use crate::journal::Edit;
+use crate::manifest::{Stored, database_of, with_companions};
 use crate::report::Report;
-use crate::root::Root;
+use crate::root::{FileKind, Locked, Root};
 use changes::{Seen, Step};
 use hash::{Read1, Unread};
 use walk::{Found, Walked};
@@ -33,6 +36,8 @@ pub struct Survey {
     pub scope: Scope,
     /// Entries in scope.
     pub live: u64,
+    /// What was changed here since the last scan, of what was known then: for the journal.
+    pub edits: Vec<Edit>,
     blind: HashSet<RelPath>,
 }
 
@@ -72,6 +77,47 @@ pub enum ScanError {
     Emptied(u64),
 }
 
+/// What was found out, but for the index to be told.
+#[derive(Debug)]
+pub struct Findings {
+    survey: Survey,
+    steps: Vec<Step>,
+    /// The reading of the clock in the versions of what has changed.
+    clock: u64,
+    forget_announced: bool,
+}
+
+impl Findings {
+    /// The survey.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The rows that have changed.
+    pub fn changed(&self) -> impl Iterator<Item = &Stored> {
+        changed(&self.steps)
+    }
+
+    /// Makes sure that the reading of the clock in the versions of what has changed is never given
+    /// to anything else, even if the index does not come to hear of it. Then a peer may.
+    pub fn reserve_clock(&self, index: &mut Index) -> Result<(), IndexError> {
+        if self.changed().next().is_none() {
+            return Ok(());
+        }
+        let clock = self.clock;
+        index.transaction(|index| {
+            index.use_clock(clock);
+            Ok(())
+        })
+    }
+
+    /// Tells the index.
+    pub fn record(self, index: &mut Index) -> Result<Survey, ScanError> {
+        write(index, &self.steps, self.clock, self.forget_announced)?;
+        Ok(self.survey)
+    }
+}
+
 /// Brings the index up to date with the tree.
 pub fn scan(
     root: &Root,
@@ -80,6 +126,50 @@ pub fn scan(
     allow_empty: bool,
     report: &dyn Report,
 ) -> Result<Survey, ScanError> {
+    find_out(root, index, rules, allow_empty, report)?.record(index)
+}
+
+/// What a scan would write, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Entries that are new.
+    pub created: u64,
+    /// Entries whose content, mode or time has changed.
+    pub changed: u64,
+    /// Entries that are gone, or stand under another name now.
+    pub deleted: u64,
+}
+
+/// What has changed in the tree since the index was written; nothing is written.
+pub fn preview(
+    root: &Root,
+    index: &mut Index,
+    rules: Rules,
+    report: &dyn Report,
+) -> Result<Changes, ScanError> {
+    let Findings { steps, .. } = find_out(root, index, rules, true, report)?;
+    let mut changes = Changes::default();
+    for step in steps {
+        let Step::Put(stored) = step else { continue };
+        let was_live = index.row(&stored.row.path)?.is_some_and(|old| old.row.content.is_live());
+        match (was_live, stored.row.content.is_live()) {
+            (false, true) => changes.created += 1,
+            (true, true) => changes.changed += 1,
+            (true, false) => changes.deleted += 1,
+            (false, false) => {}
+        }
+    }
+    Ok(changes)
+}
+
+/// Finds out what has changed in the tree.
+pub fn find_out(
+    root: &Root,
+    index: &mut Index,
+    rules: Rules,
+    allow_empty: bool,
+    report: &dyn Report,
+) -> Result<Findings, ScanError> {
     let started = SystemTime::now();
     let known = index.known()?;
     let walked = walk::walk(root, &known, &rules, report).map_err(ScanError::Root)?;
@@ -88,10 +178,16 @@ pub fn scan(
     }
     let Walked { mut found, holders, blind, mut problems, ignore_files, entries, .. } = walked;
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    let in_use = leave_databases_in_use(root, &mut found, &mut problems);
     let read = hash::read_all(root, &found);
     let scope = Scope::new(rules, ignore_files);
-    let mut survey =
-        Survey { problems: Vec::new(), scope, live: entries, blind: blind.into_iter().collect() };
+    let mut survey = Survey {
+        problems: Vec::new(),
+        scope,
+        live: entries,
+        edits: Vec::new(),
+        blind: blind.into_iter().chain(in_use).collect(),
+    };
     let announced = index.announced()?;
     let mut seen = Vec::new();
     for (found, read) in found.into_iter().zip(read) {
@@ -106,11 +202,39 @@ pub fn scan(
     }
     drop_residue(index, &mut seen, holders)?;
     let gone = gone_rows(index, &known, &survey)?;
-    let steps = changes::steps(index, seen, gone, &announced, now(started))?;
-    write(index, steps, !announced.is_empty())?;
+    let clock = index.next_clock();
+    let (steps, edits) = changes::steps(index, seen, gone, &announced, now(started))?;
     problems.sort_by(|a, b| a.path.cmp(&b.path));
     survey.problems = problems;
-    Ok(survey)
+    survey.edits = edits;
+    Ok(Findings { survey, steps, clock, forget_announced: !announced.is_empty() })
+}
+
+/// Databases that have changed and that a program has open, while part of them stands in a journal:
+/// nothing is said of them and what belongs to them before they are at rest.
+fn leave_databases_in_use(
+    root: &Root,
+    found: &mut Vec<Found>,
+    problems: &mut Vec<Problem>,
+) -> Vec<RelPath> {
+    let files = found.iter().filter(|found| found.stat.kind == FileKind::File);
+    let mut files = files.peekable();
+    let locked = if files.peek().is_some() { Locked::now() } else { Locked::default() };
+    let databases: BTreeSet<RelPath> = files
+        .filter(|found| locked.holds(found.stat.inode) || database_of(&found.path).is_some())
+        .filter_map(|found| root.open_database(&found.path, &locked))
+        .filter(|database| root.is_in_parts(database))
+        .collect();
+    for database in &databases {
+        problems.push(Problem {
+            kind: ProblemKind::Changed,
+            path: database.as_bytes().to_vec(),
+            text: "the database is in use by another program; left for the next run".into(),
+        });
+    }
+    let members: Vec<RelPath> = databases.iter().flat_map(with_companions).collect();
+    found.retain(|found| !members.contains(&found.path));
+    members
 }
 
 /// What was read, with a stamp that can be trusted: a file whose last change is not strictly older
@@ -183,19 +307,30 @@ fn gone_rows(index: &mut Index, known: &Known, survey: &Survey) -> Result<Vec<St
     Ok(gone)
 }
 
-fn write(index: &mut Index, steps: Vec<Step>, forget_announced: bool) -> Result<(), IndexError> {
+fn changed(steps: &[Step]) -> impl Iterator<Item = &Stored> {
+    steps.iter().filter_map(|step| match step {
+        Step::Put(stored) => Some(stored),
+        Step::Restamp { .. } => None,
+    })
+}
+
+fn write(
+    index: &mut Index,
+    steps: &[Step],
+    clock: u64,
+    forget_announced: bool,
+) -> Result<(), IndexError> {
     if steps.is_empty() && !forget_announced {
         return Ok(());
     }
     index.transaction(|index| {
-        let clock = index.next_clock();
-        for step in &steps {
-            match step {
-                Step::Put(stored) => {
-                    index.use_clock(clock);
-                    index.put(stored)?;
-                }
-                Step::Restamp { path, stamp, inode } => index.restamp(path, *stamp, *inode)?,
+        if changed(steps).next().is_some() {
+            index.use_clock(clock);
+        }
+        index.put_all(changed(steps))?;
+        for step in steps {
+            if let Step::Restamp { path, stamp, inode } = step {
+                index.restamp(path, *stamp, *inode)?;
             }
         }
         index.forget_announced()

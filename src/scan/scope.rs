@@ -5,18 +5,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use ignore::gitignore::{Gitignore, GitignoreBuilder, Glob};
 use psync_protocol::RelPath;
 use psync_protocol::message::Filter;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::manifest::Permit;
+
 /// The name of the filter file that any directory may hold. It is synced like any other file.
 pub const IGNORE_FILE: &[u8] = b".psyncignore";
 
 /// Largest filter file that is read, in bytes.
 pub(super) const IGNORE_FILE_MAX: u64 = 1 << 20;
+
+/// Most wildcards in all patterns that are made into one matcher, which takes about 1 KiB of memory for
+/// each of them: patterns come from peers, too.
+const WILDCARDS_MAX: usize = 20_000;
 
 /// A pattern that is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +33,12 @@ pub struct BadPattern {
     pub reason: String,
 }
 
-/// The filters given on the command line.
+/// The filters given on the command line, and what a peer may hear of.
 #[derive(Debug, Clone)]
 pub struct Rules {
     matcher: Gitignore,
+    /// None: everything.
+    permit: Option<Arc<Permit>>,
     digest: [u8; 32],
 }
 
@@ -39,17 +47,54 @@ impl Rules {
     pub fn new(filters: &[Filter]) -> Result<Rules, BadPattern> {
         let mut builder = GitignoreBuilder::new("");
         let mut hasher = blake3::Hasher::new_derive_key("psync 2026-11 filters");
+        let mut room = Wildcards(WILDCARDS_MAX);
         // Of gitignore's lines the last that matches decides: so the first goes last.
         for filter in filters.iter().rev() {
             let literal = filter.pattern.starts_with(['!', '#']);
             let mark = if filter.include { "!" } else { "" };
             let escape = if literal { "\\" } else { "" };
             let line = format!("{mark}{escape}{}", filter.pattern);
+            room.take(&filter.pattern)?;
             builder.add_line(None, &line).map_err(|error| bad(&filter.pattern, &error))?;
             hasher.update(line.as_bytes()).update(b"\n");
         }
         let matcher = builder.build().map_err(|error| bad("", &error))?;
-        Ok(Rules { matcher, digest: hasher.finalize().into() })
+        Ok(Rules { matcher, permit: None, digest: hasher.finalize().into() })
+    }
+
+    /// The same, but only for what a peer may hear of: the rest is left alone like what a filter
+    /// names, and no `.psyncignore` takes it back.
+    pub fn within(self, permit: &Permit) -> Rules {
+        if permit.shows_everything() {
+            return self;
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("psync 2026-11 permitted scope");
+        hasher.update(&self.digest);
+        for (prefix, rights) in permit.rules() {
+            let prefix = prefix.as_ref().map_or(b"".as_slice(), |prefix| prefix.as_bytes());
+            hasher.update(&(prefix.len() as u64).to_le_bytes()).update(prefix);
+            hasher.update(&[u8::from(rights.list)]);
+        }
+        let digest = hasher.finalize().into();
+        Rules { permit: Some(Arc::new(permit.clone())), digest, ..self }
+    }
+
+    fn forbids(&self, path: &[u8], is_dir: bool) -> bool {
+        self.permit.as_ref().is_some_and(|permit| !permit.shows(path, is_dir))
+    }
+}
+
+impl Rules {
+    /// What these filters say of an entry.
+    pub(super) fn matches(&self, path: &[u8], is_dir: bool) -> Match<&Glob> {
+        self.matcher.matched(as_path(path), is_dir)
+    }
+}
+
+impl IgnoreFile {
+    /// What these patterns say of an entry of their directory.
+    pub(super) fn matches(&self, path: &[u8], is_dir: bool) -> Match<&Glob> {
+        self.matcher.matched(as_path(path), is_dir)
     }
 }
 
@@ -65,16 +110,32 @@ impl IgnoreFile {
     pub fn parse(text: &[u8]) -> (IgnoreFile, Vec<BadPattern>) {
         let mut builder = GitignoreBuilder::new("");
         let mut bad_lines = Vec::new();
+        let mut room = Wildcards(WILDCARDS_MAX);
         for line in String::from_utf8_lossy(text).lines() {
-            if let Err(error) = builder.add_line(None, line) {
-                bad_lines.push(bad(line, &error));
-            }
+            let taken = room.take(line).and_then(|()| {
+                builder.add_line(None, line).map(|_| ()).map_err(|error| bad(line, &error))
+            });
+            bad_lines.extend(taken.err());
         }
         let matcher = builder.build().unwrap_or_else(|error| {
             bad_lines.push(bad("", &error));
             Gitignore::empty()
         });
         (IgnoreFile { matcher, text: blake3::hash(text).into() }, bad_lines)
+    }
+}
+
+/// How many wildcards may still come.
+struct Wildcards(usize);
+
+impl Wildcards {
+    fn take(&mut self, line: &str) -> Result<(), BadPattern> {
+        let count = line.bytes().filter(|byte| b"*?[{,".contains(byte)).count();
+        self.0 = self.0.checked_sub(count).ok_or_else(|| {
+            let reason = format!("all patterns together have more than {WILDCARDS_MAX} wildcards");
+            BadPattern { line: line.chars().take(80).collect(), reason }
+        })?;
+        Ok(())
     }
 }
 
@@ -108,6 +169,9 @@ impl Level {
 impl Rules {
     /// Whether an entry is left alone. Directories above it are not looked at.
     pub fn ignores(&self, level: &Level, path: &[u8], is_dir: bool) -> bool {
+        if self.forbids(path, is_dir) {
+            return true;
+        }
         match self.matcher.matched(as_path(path), is_dir) {
             Match::Ignore(_) => return true,
             Match::Whitelist(_) => return false,
@@ -124,9 +188,13 @@ impl Rules {
         false
     }
 
+    fn matches_nothing(&self) -> bool {
+        self.matcher.is_empty() && self.permit.is_none()
+    }
+
     /// Whether no entry at this level can be ignored, so that nobody needs to ask.
     pub fn is_trivial(&self, level: &Level) -> bool {
-        self.matcher.is_empty() && level.0.is_none()
+        self.matches_nothing() && level.0.is_none()
     }
 }
 
@@ -149,7 +217,7 @@ impl Scope {
 
     /// Whether a path is synced: neither it nor a directory above it is ignored.
     pub fn covers(&self, path: &RelPath, is_dir: bool) -> bool {
-        if self.files.is_empty() && self.rules.matcher.is_empty() {
+        if self.files.is_empty() && self.rules.matches_nothing() {
             return true;
         }
         let mut level = self.level(&Level::NONE, None);
@@ -190,6 +258,7 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Rights;
 
     fn rules(filters: &[(bool, &str)]) -> Rules {
         let filter =
@@ -246,5 +315,23 @@ mod tests {
         assert_ne!(plain, scope(&[(false, "a")], &[]).digest());
         assert_ne!(plain, scope(&[], &[("", "a")]).digest());
         assert_ne!(scope(&[], &[("x", "a")]).digest(), scope(&[], &[("", "a")]).digest());
+    }
+
+    #[test]
+    fn what_a_peer_may_not_hear_of_is_out_of_scope_whatever_the_filters_say() {
+        let path = |path: &str| RelPath::new(path.as_bytes()).ok();
+        let permit = |prefix| Permit::new([(path(prefix), Rights::ALL)]);
+        let within = |prefix| {
+            let file = Arc::new(IgnoreFile::parse(b"!*\n").0);
+            let rules = rules(&[(true, "*")]).within(&permit(prefix));
+            Scope::new(rules, HashMap::from([(None, file)]))
+        };
+        let docs = within("docs/public");
+        assert!(covers(&docs, "docs/public/x"));
+        assert!(docs.covers(&path("docs").unwrap(), true));
+        assert!(!covers(&docs, "docs/secret"));
+        assert!(!covers(&docs, "other"));
+        assert_ne!(docs.digest(), within("docs").digest());
+        assert_eq!(rules(&[]).within(&permit("")).digest, rules(&[]).digest);
     }
 }

@@ -175,6 +175,12 @@ impl Store {
         self.rules
     }
 
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT NOT EXISTS(SELECT 1 FROM contents)";
+        Ok(self.db().prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+    }
+
     /// Whether it holds this content.
     pub fn holds(&self, hash: &ContentHash) -> Result<bool, StoreError> {
         Ok(self.entry(hash)?.is_some())
@@ -280,6 +286,19 @@ impl Store {
         })
     }
 
+    /// Finds contents from another thread.
+    pub fn reader(&self) -> Reader {
+        Reader(self.db.clone())
+    }
+
+    /// Notes that contents that a [`Reader`] found were used.
+    pub fn note_used(&mut self, hashes: impl Iterator<Item = ContentHash>) {
+        // What is not noted only goes sooner.
+        let entries = hashes.filter_map(|hash| self.entry(&hash).ok().flatten());
+        let ids: Vec<i64> = entries.map(|entry| entry.id).collect();
+        self.used.extend(ids);
+    }
+
     /// Lets go of a content, for instance because it turned out to be damaged.
     pub fn forget(&mut self, hash: &ContentHash) -> Result<(), StoreError> {
         match self.entry(hash)? {
@@ -372,15 +391,7 @@ impl Store {
     }
 
     fn entry(&self, hash: &ContentHash) -> Result<Option<Entry>, StoreError> {
-        let db = self.db();
-        let mut statement =
-            db.prepare_cached("SELECT id, size, place FROM contents WHERE hash = ?1")?;
-        let row = statement.query_row([&hash.0[..]], |row| {
-            Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-        });
-        let Some((id, size, place)) = row.optional()? else { return Ok(None) };
-        let size = u64::try_from(size).map_err(|_| StoreError::Nonsense("a size"))?;
-        Ok(Some(Entry { id, size, place: Place::of(place)? }))
+        entry_in(&self.db(), hash)
     }
 
     /// Writes a row; false if the content is there already.
@@ -459,6 +470,30 @@ impl Drop for Store {
         // What is lost can be kept again.
         let _ = self.commit();
     }
+}
+
+/// Finds contents, whatever the store does meanwhile.
+#[derive(Debug, Clone)]
+pub struct Reader(Arc<Mutex<Connection>>);
+
+impl Reader {
+    /// The content with this hash, but not one in a snapshot.
+    pub fn find(&self, hash: &ContentHash) -> Result<Option<OldContent>, StoreError> {
+        let entry = entry_in(&lock(&self.0), hash)?;
+        let entry = entry.filter(|entry| entry.place == Place::Chunks);
+        Ok(entry.map(|entry| OldContent::in_chunks(&self.0, *hash, entry)))
+    }
+}
+
+fn entry_in(db: &Connection, hash: &ContentHash) -> Result<Option<Entry>, StoreError> {
+    let mut statement =
+        db.prepare_cached("SELECT id, size, place FROM contents WHERE hash = ?1")?;
+    let row = statement.query_row([&hash.0[..]], |row| {
+        Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    });
+    let Some((id, size, place)) = row.optional()? else { return Ok(None) };
+    let size = u64::try_from(size).map_err(|_| StoreError::Nonsense("a size"))?;
+    Ok(Some(Entry { id, size, place: Place::of(place)? }))
 }
 
 /// The bytes on disk that a chunk takes: its own; where it does not lie in one page, whole pages.

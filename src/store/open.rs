@@ -1,5 +1,6 @@
 //! Opening a store: a new one where there is none, or where there is one that cannot be used.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -7,10 +8,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use psync_protocol::ContentHash;
+use rusqlite::OpenFlags;
 
 use super::snapshot::Snapshots;
 use super::{PAGE, Rules, Store, StoreError};
+use crate::database;
 
 const FILE: &str = "store.db";
 /// The format that this psync reads and writes.
@@ -37,11 +40,31 @@ pub enum Found {
 }
 
 impl Store {
+    /// Which of these contents the store in a directory holds, without opening it: a run may be at
+    /// work on it. One that cannot be read holds none.
+    pub fn peek(dir: &Path, hashes: &[ContentHash]) -> HashSet<ContentHash> {
+        let open = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let db = database::open(&dir.join(FILE), flags)?;
+            db.busy_timeout(Duration::from_secs(1))?;
+            let mut statement = db.prepare("SELECT 1 FROM contents WHERE hash = ?1")?;
+            let held =
+                hashes.iter().filter(|hash| statement.exists([&hash.0[..]]).unwrap_or(false));
+            Ok::<_, rusqlite::Error>(held.copied().collect())
+        };
+        if dir.join(FILE).exists() { open().unwrap_or_default() } else { HashSet::new() }
+    }
+
     /// Opens the store in a directory (the one called `store`); makes a new one where there is
     /// none. A damaged one is thrown away, as it holds nothing that cannot be had again.
     pub fn open(dir: &Path, rules: Rules) -> Result<(Store, Found), StoreError> {
         let io = |error| StoreError::Io { path: dir.to_path_buf(), error };
         fs::DirBuilder::new().mode(0o700).recursive(true).create(dir).map_err(io)?;
+        if !fs::symlink_metadata(dir).map_err(io)?.is_dir() {
+            return Err(io(io::Error::other(
+                "is no directory; something else was put in its place",
+            )));
+        }
         match Store::try_open(dir, rules) {
             Err(error) if error.is_damage() => {
                 Store::remove_files(dir)?;
@@ -53,7 +76,7 @@ impl Store {
     }
 
     fn try_open(dir: &Path, rules: Rules) -> Result<(Store, Found), StoreError> {
-        let db = Connection::open(dir.join(FILE))?;
+        let db = database::open(&dir.join(FILE), database::MAKE)?;
         // Whoever else has it is no psync: the root's lock is ours.
         db.busy_timeout(Duration::from_millis(500))?;
         // Before anything is written, and in this order. Large pages keep most small files in one

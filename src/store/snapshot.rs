@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use psync_protocol::ContentHash;
+use rustix::fs::OFlags;
 
 use super::{OldContent, StoreError};
 
@@ -52,6 +53,10 @@ impl Snapshots {
     fn clone_file(&self, path: &Path, file: &File) -> io::Result<File> {
         match fs::DirBuilder::new().mode(0o700).create(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            // A symlink in its place would take the snapshots to wherever somebody likes.
+            _ if !fs::symlink_metadata(&self.dir)?.is_dir() => {
+                return Err(io::Error::from(io::ErrorKind::NotADirectory));
+            }
             _ => {}
         }
         let _ = fs::remove_file(path);
@@ -68,8 +73,9 @@ impl Snapshots {
 
     /// The snapshot of a content, if it is there with its size.
     pub(super) fn open(&self, hash: &ContentHash, size: u64) -> Option<File> {
-        let file = File::open(self.path(hash)).ok()?;
-        file.metadata().is_ok_and(|meta| meta.len() == size).then_some(file)
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+        let file = File::options().read(true).custom_flags(flags).open(self.path(hash)).ok()?;
+        file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == size).then_some(file)
     }
 
     pub(super) fn remove(&self, hash: &ContentHash) -> Result<(), StoreError> {

@@ -141,7 +141,8 @@ fn packed_contents_are_kept_once() {
     let folder = Folder::new();
     let mut store = folder.open(ROOMY);
     let content = text(1000);
-    let packed = Packer::new().unwrap().pack(content.len() as u64, &mut &content[..]).unwrap();
+    let packed =
+        Packer::new().unwrap().pack(content.len() as u64, &mut &content[..], None).unwrap();
     assert_eq!(packed.hash, ContentHash::of_bytes(&content));
     assert_eq!(store.put(&packed).unwrap(), Kept::Held);
     assert_eq!(store.put(&packed).unwrap(), Kept::Held);
@@ -173,7 +174,7 @@ fn a_full_store_says_that_there_is_no_room_and_keeps_what_it_has() {
     assert_eq!(kept, Kept::NoRoom);
     assert!(!store.holds(&second).unwrap());
     let content = noise(8, 900_000);
-    let packed = Packer::new().unwrap().pack(900_000, &mut &content[..]).unwrap();
+    let packed = Packer::new().unwrap().pack(900_000, &mut &content[..], None).unwrap();
     assert_eq!(store.put(&packed).unwrap(), Kept::NoRoom);
     assert_eq!(read(&mut store, &first), noise(6, 500_000));
 }
@@ -370,7 +371,7 @@ fn a_disk_that_is_full_is_an_error_and_the_store_stays_sound() {
     let content = noise(15, 3 << 20);
     let kept = store.keep(&ContentHash::of_bytes(&content), 3 << 20, &mut &content[..]);
     assert!(kept.as_ref().is_err_and(|error| !error.is_damage()), "{kept:?}");
-    let packed = Packer::new().unwrap().pack(3 << 20, &mut &content[..]).unwrap();
+    let packed = Packer::new().unwrap().pack(3 << 20, &mut &content[..], None).unwrap();
     assert!(store.put(&packed).is_err_and(|error| !error.is_damage()));
     assert!(!store.holds(&packed.hash).unwrap());
     store.commit().unwrap();

@@ -2,21 +2,31 @@
 
 use std::collections::{HashMap, HashSet};
 
-use psync_protocol::message::{Done, Failure, FailureKind, Problem, ProblemKind, Want, WantKind};
+use psync_protocol::message::{
+    Costs, Done, Failure, FailureKind, Intent, Problem, ProblemKind, Want, WantKind,
+};
+use psync_protocol::path::plain;
 use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
 use psync_protocol::{Message, Role};
 
-use super::send::{Means, Out, Sending, Signed};
+use super::rehearsal::Rehearsal;
+use super::remember::Ahead;
+use super::seals::Seals;
+use super::send::{Forge, Means, Out, Sending, Signed};
 use super::{OldContents, Site, SyncError};
-use crate::apply::{Applier, Keys, RunNames, Tools};
+use crate::apply::{Applier, Keepsake, Keys, RunNames, Tools};
 use crate::delta::{Effort, Found};
-use crate::index::Index;
-use crate::report::{Report, Trouble, TroubleKind};
+use crate::index::{Index, SharedFile};
+use crate::journal::Reasons;
+use crate::manifest::Permit;
+use crate::report::{Report, Silent, Trouble, TroubleKind};
 use crate::store::Store;
 use crate::transport::{Line, Rates};
 
 /// What a round trip is worth on a line of which nothing is known, in bytes.
 const ROUND_TRIP_UNKNOWN: u64 = 32 << 10;
+/// How long a round trip takes where that has not been measured, in seconds.
+const ROUND_TRIP_USUAL: f64 = 0.1;
 /// Below this rate of the line, in KiB a second, a byte is worth any work of the processor (about
 /// 4 Mbit/s); from the other one on (about 100 Mbit/s), hardly any.
 const SLOW: u64 = 500;
@@ -27,6 +37,12 @@ const FAST: u64 = 12_000;
 pub(super) struct Closing {
     pub(super) ours: Done,
     pub(super) theirs: Done,
+    /// What the other end would have sent, where this was only a rehearsal.
+    pub(super) costs: Option<Costs>,
+    /// The other side's contents that were fetched to be looked at.
+    pub(super) kept: Vec<Keepsake>,
+    /// What is being packed for the store.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl Closing {
@@ -41,13 +57,22 @@ pub(super) struct Worker<'a> {
     agreement: &'a Agreement,
     role: Role,
     report: &'a dyn Report,
+    /// What the other end may have.
+    permit: Permit,
+    /// Where the plan is only rehearsed.
+    rehearsal: Option<Rehearsal>,
     store: Option<&'a mut Store>,
     /// Whether this end may send in its next flight what it has not been asked for.
     gives: bool,
+    /// What of that is being made already.
+    forge: Option<Forge>,
     /// What coarse blocks have found of contents of which finer hashes will come.
     found: HashMap<u64, Found>,
     /// Whether it has sent contents in an earlier flight.
     has_sent: bool,
+    /// The files that were sent in the latest flight with contents, until they are being packed.
+    sent: Vec<SharedFile>,
+    ahead: Option<Ahead>,
     /// What the peer wants in the next flight.
     wanted: Vec<Signed>,
     ours: Option<Done>,
@@ -67,26 +92,71 @@ impl<'a> Worker<'a> {
         agreement: &'a Agreement,
         role: Role,
         keys: Keys,
-        names: RunNames,
+        (names, intent): (RunNames, Intent),
+        reasons: Reasons,
         report: &'a dyn Report,
     ) -> Result<Worker<'a>, SyncError> {
         let store = open_store(&mut site.old, &mut site.index, agreement, role, report)?;
-        let tools =
-            Tools { root: &site.root, staging: &site.staging, index: &mut site.index, report };
-        let applier = Applier::new(tools, role, agreement, keys, names);
+        let tools = Tools {
+            root: &site.root,
+            staging: &site.staging,
+            index: &mut site.index,
+            report,
+            journal: &mut site.journal,
+            retention: &site.retention,
+            reasons,
+        };
+        let mut applier = Applier::new(tools, role, agreement, keys, names);
+        applier.keep_together(site.units.clone());
+        applier.keep_within(site.space);
         Ok(Worker {
             applier,
             agreement,
             role,
             report,
+            permit: Permit::all(),
+            rehearsal: (intent == Intent::Rehearse).then(Rehearsal::default),
             store,
             gives: role == Role::Initiator,
+            forge: None,
             found: HashMap::new(),
             has_sent: false,
+            sent: Vec::new(),
+            ahead: None,
             wanted: Vec::new(),
             ours: None,
             theirs: None,
         })
+    }
+
+    /// What needs nothing from the other end.
+    fn begin(&mut self) -> Result<(), SyncError> {
+        let begun = match self.rehearsal {
+            Some(_) => self.applier.rehearse(),
+            None => self.applier.begin(),
+        };
+        Ok(begun?)
+    }
+
+    /// Contents of paths with a higher priority go first.
+    pub(super) fn prefer(&mut self, priorities: HashMap<u64, i32>) {
+        self.applier.prefer(priorities);
+    }
+
+    /// Fetches the other side's content at a path that the plan leaves alone.
+    pub(super) fn keep(&mut self, index: usize) -> Result<(), SyncError> {
+        Ok(self.applier.keep(index)?)
+    }
+
+    /// The other end gets contents only where this lets it read them.
+    pub(super) fn within(mut self, permit: &Permit) -> Worker<'a> {
+        self.applier.within(permit);
+        Worker { permit: permit.clone(), ..self }
+    }
+
+    /// Patches are being made that may be of use.
+    pub(super) fn made_ahead(self, forge: Option<Forge>) -> Worker<'a> {
+        Worker { forge, ..self }
     }
 
     fn talk(&mut self, line: &mut Line, mut talking: Talking) -> Result<After, SyncError> {
@@ -112,12 +182,29 @@ impl<'a> Worker<'a> {
                 self.finish(line, &mut talking)?;
             }
         }
+        if let Some(rehearsal) = &mut self.rehearsal {
+            for message in rehearsal.counted(line)? {
+                talking.send(&message)?;
+                line.send(&message)?;
+            }
+        }
         line.send(&Message::End)?;
         line.flush()?;
+        self.pack_ahead();
         Ok(match talking.end()? {
             Next::Listen(listening) => After::Listen(listening),
             Next::Closed => After::Closed,
         })
+    }
+
+    /// While the other end is at work on what was sent, that is packed for the store.
+    fn pack_ahead(&mut self) {
+        let sent = std::mem::take(&mut self.sent);
+        let is_first = self.ahead.is_none() && self.rehearsal.is_none();
+        if let Some(store) = self.store.as_ref().filter(|_| is_first && !sent.is_empty()) {
+            let largest = store.rules().largest_file;
+            self.ahead = Ahead::start(self.applier.root(), sent, largest);
+        }
     }
 
     fn send_contents(&mut self, line: &mut Line, talking: &mut Talking) -> Result<(), SyncError> {
@@ -132,19 +219,22 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let effort = patch_effort(&line.rates());
+        let report: &dyn Report = if self.rehearsal.is_some() { &Silent } else { self.report };
         let means = Means {
-            out: Out { line, talking },
+            out: Out { line, talking, rehearsal: self.rehearsal.as_mut() },
             store: self.store.as_deref_mut(),
             agreement: self.agreement,
-            report: self.report,
+            permit: &self.permit,
+            report,
             effort,
             found: &mut self.found,
+            sent: &mut self.sent,
             singly: std::mem::replace(&mut self.has_sent, true),
         };
         let mut sending = Sending::new(means, &mut self.applier);
         sending.wanted(wanted)?;
         if gives {
-            sending.given()?;
+            sending.given(self.forge.take())?;
         }
         sending.finish()?;
         self.found.retain(|index, _| coarse.contains(index));
@@ -219,8 +309,21 @@ impl<'a> Worker<'a> {
             Event::FileEnd(hash) => self.applier.file_ends(hash)?,
             Event::Patches(patches) => self.applier.patches_arrive(&patches),
             Event::Proof(proof) => self.applier.proved(proof)?,
-            Event::FileFailed(failure) => self.applier.file_failed(failure),
-            Event::Done(done) => self.theirs = Some(done),
+            Event::FileFailed(failure) => self.applier.file_failed(in_plain_words(failure)),
+            Event::Counted(counted) => {
+                counted
+                    .contents
+                    .into_iter()
+                    .flatten()
+                    .for_each(|index| self.applier.counted(index));
+                if let Some(rehearsal) = &mut self.rehearsal {
+                    rehearsal.theirs = Some(counted.costs);
+                }
+            }
+            Event::Done(Done { sequence, failures }) => {
+                let failures = failures.into_iter().map(in_plain_words).collect();
+                self.theirs = Some(Done { sequence, failures });
+            }
             Event::Problem(problem) => self.report.trouble(&remote_trouble(&problem)),
         }
         Ok(())
@@ -229,6 +332,11 @@ impl<'a> Worker<'a> {
     /// What the responder sent along with its rows, as if it had been asked for.
     fn take_given(&mut self, given: Option<Given>) -> Result<(), SyncError> {
         let Some(Given { mut patches, paths, proof }) = given else { return Ok(()) };
+        if self.rehearsal.is_some() {
+            let indices = paths.iter().filter_map(|path| self.agreement.paths.find(path));
+            indices.for_each(|index| self.applier.counted(index as u64));
+            return Ok(());
+        }
         for (content, path) in patches.contents.iter_mut().zip(&paths) {
             let index = self.agreement.paths.find(path);
             content.index = index.map_or(u64::MAX, |index| index as u64);
@@ -246,8 +354,12 @@ impl<'a> Worker<'a> {
                 After::Closed => break,
             };
         }
+        let kept = self.applier.take_kept();
         match (self.ours, self.theirs) {
-            (Some(ours), Some(theirs)) => Ok(Closing { ours, theirs }),
+            (Some(ours), Some(theirs)) => {
+                let costs = self.rehearsal.and_then(|rehearsal| rehearsal.theirs);
+                Ok(Closing { ours, theirs, costs, kept, ahead: self.ahead })
+            }
             _ => Err(psync_protocol::ProtocolError::Contradiction(
                 "a session closed before both were done",
             )
@@ -260,37 +372,40 @@ impl<'a> Worker<'a> {
 pub(super) fn talk_first(
     mut worker: Worker<'_>,
     line: &mut Line,
-    plan: &[Message],
+    (plan, seals): (&[Message], &mut Seals),
     talking: Talking,
     given: Option<Given>,
 ) -> Result<Closing, SyncError> {
     // The plan leaves first: the other end has work to do, too.
-    for message in plan {
-        line.send(message)?;
-    }
+    seals.send(line, plan)?;
+    seals.close(line)?;
     line.flush()?;
-    worker.applier.begin()?;
+    worker.begin()?;
     worker.take_given(given)?;
     let after = worker.talk(line, talking)?;
     worker.go_on(line, after)
 }
 
-/// The responder's part: `first` is the message that followed the plan.
+/// The responder's part: `first` is the message that followed the plan, if it has come.
 pub(super) fn listen_first(
     mut worker: Worker<'_>,
     line: &mut Line,
     listening: Listening,
-    first: Message,
+    first: Option<Message>,
 ) -> Result<Closing, SyncError> {
-    worker.applier.begin()?;
-    let after = worker.hear(listening, first)?;
+    // The contents follow the plan at once.
+    line.while_working(|| worker.begin())?;
+    let after = match first {
+        Some(first) => worker.hear(listening, first)?,
+        None => After::Listen(listening),
+    };
     worker.go_on(line, after)
 }
 
-/// What the line could carry in the time of one more round trip: a tenth of a second, as the time
-/// itself is not measured.
+/// What the line could carry in the time of one more round trip.
 fn bytes_of_a_round_trip(rates: &Rates) -> u64 {
-    rates.sending.map_or(ROUND_TRIP_UNKNOWN, |rate| rate * 1024 / 10)
+    let seconds = rates.round_trip.map_or(ROUND_TRIP_USUAL, |time| time.as_secs_f64());
+    rates.sending.map_or(ROUND_TRIP_UNKNOWN, |rate| ((rate * 1024) as f64 * seconds) as u64)
 }
 
 /// The store, if this end may have to send a file against its old content. What is wrong with it
@@ -330,13 +445,18 @@ pub(super) fn patch_effort(rates: &Rates) -> Effort {
     }
 }
 
+/// A failure of the other end: what it says of it goes to a terminal, and into the journal.
+fn in_plain_words(failure: Failure) -> Failure {
+    Failure { text: plain(&failure.text), ..failure }
+}
+
 /// A problem that the other end told.
 pub(super) fn remote_trouble(problem: &Problem) -> Trouble {
     Trouble {
         on: Role::Responder,
         path: problem.path.clone(),
         kind: problem.kind.into(),
-        text: problem.text.clone(),
+        text: plain(&problem.text),
     }
 }
 

@@ -4,37 +4,60 @@
 //! rows; the initiator plans; both carry out their part (`exchange`) and record what they know
 //! of each other.
 
-mod config;
+mod conflicts;
+mod examine;
 mod exchange;
 mod initiator;
+mod present;
+pub mod putback;
 mod record;
+mod rehearsal;
 mod remember;
+pub mod resolve;
 mod responder;
+mod seals;
 mod send;
+mod sight;
+mod signatures;
 mod site;
 pub mod store;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+pub mod trash;
+pub mod undo;
+pub mod versions;
 
-pub use config::{Budget, Config, ConfigError, StoreConfig};
+pub use crate::index::{Listed, Which};
+pub use examine::{Examined, Fault, Finding, Handled, contents, digest, examine, set_aside};
 pub use initiator::{Outcome, initiate};
+pub use present::state_at as state_of;
+pub use rehearsal::Predicted;
 pub use remember::remember;
-pub use responder::respond;
-pub use site::{OldContents, Site, random};
+pub use responder::{Offer, refuse, respond, respond_within};
+pub use sight::Sight;
+pub use signatures::{Chain, signatures};
+pub use site::{OldContents, Site, random, state_dir};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use psync_protocol::message::{Filter, Flow};
-use psync_protocol::{ErrorCode, Message, ProtocolError, Role};
+use psync_protocol::message::{Filter, Flow, Intent};
+use psync_protocol::{Bounds, ErrorCode, Message, ProtocolError, RelPath, Role};
 use thiserror::Error;
 
 use crate::apply::{ApplyError, RunNames};
+use crate::identity::{Fingerprint, KeyError};
 use crate::index::{IndexError, OpenError};
-use crate::reconcile::{DeleteLimit, Tripped};
-use crate::root::StateHome;
+use crate::journal::{Reach, Retention, Witness};
+use crate::reconcile::{
+    AgreedPlan, BadRule, ChangeLimit, DeleteLimit, Flooded, Folding, Forbidden, Rulebook, Tripped,
+};
+use crate::root::{Space, StateHome};
 use crate::scan::{BadPattern, ScanError};
+use crate::settings::{SettingsError, StoreConfig};
 use crate::transport::{Compression, LineError};
 
 /// What an end keeps beside its tree, and where.
@@ -42,8 +65,22 @@ use crate::transport::{Compression, LineError};
 pub struct Keeping {
     /// Where state lives.
     pub home: StateHome,
-    /// Whether this run uses and fills the store of old contents.
-    pub store: bool,
+    /// The store of old contents.
+    pub store: StoreConfig,
+    /// What this side's own settings leave alone, besides what the end that plans says.
+    pub filters: Vec<Filter>,
+    /// Folders that are published as a whole, as patterns, besides databases and the like.
+    pub units: Vec<String>,
+    /// What goes to the trash, and how long it stays there.
+    pub retention: Retention,
+    /// How the other end is reached again, for the journal.
+    pub reach: Reach,
+    /// How much of the disk is left alone.
+    pub space: Space,
+    /// What the other end may state, and make this one hold.
+    pub bounds: Bounds,
+    /// Who hears of each change that is made here.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// What a person asked for.
@@ -51,12 +88,16 @@ pub struct Keeping {
 pub struct Request {
     /// Which way changes go.
     pub flow: Flow,
-    /// Show the plan only.
-    pub dry_run: bool,
+    /// What becomes of the plan.
+    pub intent: Intent,
     /// Filters from the command line.
     pub filters: Vec<Filter>,
+    /// Policies for conflicts, and rules for paths.
+    pub rules: Rulebook,
     /// Most deletions on a side.
     pub delete_limit: DeleteLimit,
+    /// Most files of a side whose content has changed at once.
+    pub change_limit: ChangeLimit,
     /// Where state lives, and what is kept there.
     pub keeping: Keeping,
     /// Where the other end is, as this replica remembers it.
@@ -65,6 +106,22 @@ pub struct Request {
     pub compression: Compression,
     /// The names of this run.
     pub names: RunNames,
+    /// Whether the plan is noted, or has to be one that was made before.
+    pub plan: PlanUse,
+}
+
+/// What a plan has to do with another run's.
+#[derive(Debug, Clone, Default)]
+pub enum PlanUse {
+    /// Nothing.
+    #[default]
+    Fresh,
+    /// It is noted in the [`Outcome`], to be carried out another time.
+    Note,
+    /// Only what this plan says is done, and only where both sides are as it saw them.
+    Only(Arc<AgreedPlan>),
+    /// Only these paths are synced; the others wait for another run.
+    Paths(Arc<BTreeSet<RelPath>>),
 }
 
 /// What ended a sync before its time.
@@ -86,6 +143,14 @@ pub enum SyncError {
         /// What the system said.
         error: io::Error,
     },
+    /// What a crash left half done cannot be finished now.
+    #[error("{path}: {error}", path = .path.display())]
+    HalfDone {
+        /// The root.
+        path: PathBuf,
+        /// Why, and what to do.
+        error: io::Error,
+    },
     /// The lock or the index cannot be had.
     #[error("{path}: {error}", path = .path.display())]
     Open {
@@ -94,9 +159,9 @@ pub enum SyncError {
         /// What is wrong.
         error: OpenError,
     },
-    /// The configuration of the root makes no sense.
+    /// The settings of this end make no sense.
     #[error(transparent)]
-    Config(ConfigError),
+    Settings(SettingsError),
     /// The root cannot be written, and something has to be.
     #[error("{path}: the root is read-only, and the other side's changes have to come here; --mirror push sends it one way", path = .0.display())]
     ReadOnly(PathBuf),
@@ -122,6 +187,9 @@ pub enum SyncError {
     /// A filter of the command line is no pattern.
     #[error("'{}' is not a pattern: {}", .0.line, .0.reason)]
     Filter(BadPattern),
+    /// A rule of a person makes no sense.
+    #[error(transparent)]
+    Rule(BadRule),
     /// The state database failed.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -134,6 +202,32 @@ pub enum SyncError {
         .0.deletions, .0.live, side(.0.on), .0.limit, .0.deletions
     )]
     TooManyDeletions(Tripped),
+    /// A root was synced here, and is gone or empty now, with its state.
+    #[error(
+        "{path}: this root was synced before, and is gone or empty now, together with its state (is the right file system mounted?); nothing was changed. If it is to be filled again, allow that with --max-delete=0",
+        path = .0.display()
+    )]
+    Vanished(PathBuf),
+    /// The other root is another one than last time, and empty.
+    #[error(
+        "{}: this is another root than last time, and it is empty (is the right file system mounted?); nothing was changed. If it is to be filled, allow that with --max-delete=0",
+        psync_protocol::path::printable(.0.as_bytes())
+    )]
+    Replaced(String),
+    /// The plan is not of these two replicas.
+    #[error(
+        "the plan was made for other roots: {0} has another identity now (was it replaced, or its state removed?); nothing was changed. Make a new plan with psync plan"
+    )]
+    OtherPlan(&'static str),
+    /// Too much has changed at once.
+    #[error(
+        "{} of {} files on {} have another content than last time, and at most {} may at once; nothing was changed. Look at some of them: if they are what they should be, allow it with --max-change={} (or a percentage)",
+        .0.changed, .0.files, side(.0.on), .0.limit, .0.changed
+    )]
+    TooManyChanges(Flooded),
+    /// The peer wants what it has no right to.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     /// Both ends are one replica.
     #[error(
         "both roots have the same identity: one was copied from the other together with its state. Remove .psync/index.db in the copy; it will then be taken for a new root, and nothing will be deleted"
@@ -147,11 +241,44 @@ pub enum SyncError {
         "the state of the other root is older than what this side knows of it (was it restored from a backup?)"
     )]
     StartAnew,
+    /// The other end states an older index than it has signed before: it sets it aside, and the run can
+    /// start anew.
+    #[error(
+        "the other root states an older index than it has signed before (was it restored from a backup, or does somebody repeat what it said then?); nothing was changed"
+    )]
+    PeerIsOlder,
+    /// What the other end has stated or planned was not signed with its key.
+    #[error(
+        "what came from the other root was not signed with its key: it was altered on the way, repeated from another run, or made by somebody else; nothing was planned or changed"
+    )]
+    Forged,
+    /// The other root shows another key than before.
+    #[error(
+        "the other root shows another key ({now}) than it was first met with ({known}); a root keeps its key as long as its identity, so somebody may stand in for it. Nothing was changed. If its key file was replaced, remove .psync/index.db there: it becomes a new root, and nothing is deleted"
+    )]
+    OtherKey {
+        /// Of the key that it was met with.
+        known: Fingerprint,
+        /// Of the key that it shows now.
+        now: Fingerprint,
+    },
+    /// This root's own key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// This replica's state was rolled back and will be set aside: the run has to start anew.
     #[error(
         "the state of this root is older than what the other side knows of it (was it restored from a backup?)"
     )]
     RolledBack,
+}
+
+/// The bits of a greeting that tell which names a file system takes for one.
+fn features_of(folding: Folding) -> u64 {
+    u64::from(folding.case) | u64::from(folding.form) << 1
+}
+
+fn folding_of(features: u64) -> Folding {
+    Folding { case: features & 1 != 0, form: features & 2 != 0 }
 }
 
 fn root_error(error: &io::Error) -> String {
@@ -201,26 +328,40 @@ impl SyncError {
     /// The number under which the other end hears of it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            SyncError::Root { .. } | SyncError::ReadOnly(_) | SyncError::Config(_) => {
+            SyncError::Root { .. } | SyncError::ReadOnly(_) | SyncError::Settings(_) => {
                 ErrorCode::Root
             }
-            SyncError::OtherDirectory { .. } => ErrorCode::Guard,
-            SyncError::Open { error: OpenError::Busy, .. } => ErrorCode::Busy,
-            SyncError::State { .. } | SyncError::Open { .. } | SyncError::Index(_) => ErrorCode::Io,
+            SyncError::OtherDirectory { .. } | SyncError::OtherPlan(_) => ErrorCode::Guard,
+            SyncError::HalfDone { .. } | SyncError::Open { error: OpenError::Busy, .. } => {
+                ErrorCode::Busy
+            }
+            SyncError::State { .. }
+            | SyncError::Open { .. }
+            | SyncError::Index(_)
+            | SyncError::Key(_) => ErrorCode::Io,
             SyncError::Scan { error: ScanError::Emptied(_), .. }
-            | SyncError::TooManyDeletions(_) => ErrorCode::Guard,
+            | SyncError::TooManyDeletions(_)
+            | SyncError::Replaced(_)
+            | SyncError::Vanished(_)
+            | SyncError::TooManyChanges(_) => ErrorCode::Guard,
             SyncError::Scan { .. } => ErrorCode::Root,
-            SyncError::Filter(_) => ErrorCode::Other,
+            SyncError::Filter(_) | SyncError::Rule(_) => ErrorCode::Other,
             SyncError::Line(LineError::Protocol(ProtocolError::Incompatible { .. })) => {
                 ErrorCode::Incompatible
             }
             SyncError::Line(LineError::Protocol(ProtocolError::Peer { code, .. })) => *code,
             SyncError::Line(LineError::Protocol(_)) => ErrorCode::Protocol,
-            SyncError::Line(LineError::Io(_) | LineError::Timeout(_)) => ErrorCode::Io,
+            SyncError::Line(LineError::Io(_) | LineError::Timeout(_) | LineError::Stalled(_)) => {
+                ErrorCode::Io
+            }
+            SyncError::Line(LineError::Halted(code, _)) => *code,
             SyncError::Clone => ErrorCode::Clone,
+            SyncError::Forbidden(_) => ErrorCode::Refused,
             SyncError::SameRoot => ErrorCode::SameRoot,
             SyncError::RolledBack => ErrorCode::RolledBack,
             SyncError::StartAnew => ErrorCode::StartAnew,
+            SyncError::PeerIsOlder => ErrorCode::RolledBack,
+            SyncError::Forged | SyncError::OtherKey { .. } => ErrorCode::Signature,
         }
     }
 

@@ -1,12 +1,18 @@
 //! What an end states to a peer, and what it records of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
+use psync_protocol::message::Flow;
 use psync_protocol::session::Agreement;
-use psync_protocol::{Check, Content, ContentDecision, RelPath, ReplicaId, Row};
+use psync_protocol::{Check, Content, ContentDecision, PropsDecision, RelPath, ReplicaId, Row};
 
 use super::exchange::Closing;
-use crate::index::{Index, IndexError, Peer};
+use super::seals::Seals;
+use super::{Site, SyncError};
+use crate::apply::RunNames;
+use crate::index::{Index, IndexError, LineFigures, Peer};
+use crate::journal::{Reasons, RunId, RunKind, RunStart};
 use crate::manifest::{LocalAccess, References, Stored};
 use crate::scan::Survey;
 use crate::transport::Rates;
@@ -26,7 +32,25 @@ pub(super) fn rows_to_state(
     since: u64,
     peer: Option<ReplicaId>,
 ) -> Result<ToState, IndexError> {
+    found_to_state(index, survey, std::iter::empty(), since, peer)
+}
+
+/// The same where the index has not been told yet what a scan has found.
+pub(super) fn found_to_state<'r>(
+    index: &mut Index,
+    survey: &Survey,
+    found: impl Iterator<Item = &'r Stored>,
+    since: u64,
+    peer: Option<ReplicaId>,
+) -> Result<ToState, IndexError> {
     let mut rows = index.rows_since(since)?;
+    let found: Vec<&Stored> = found.collect();
+    if !found.is_empty() {
+        let newer: HashSet<&RelPath> = found.iter().map(|stored| &stored.row.path).collect();
+        rows.retain(|stored| !newer.contains(&stored.row.path));
+        rows.extend(found.into_iter().cloned());
+        rows.sort_by(|a, b| a.row.path.cmp(&b.row.path));
+    }
     let pending = match peer {
         Some(peer) if since > 0 => index.pending(peer)?,
         _ => Vec::new(),
@@ -88,6 +112,7 @@ pub(super) fn conclude(
     agreement: &Agreement,
     closing: &Closing,
     held_back: Vec<RelPath>,
+    seals: Option<&Seals>,
     now: i64,
 ) -> Result<(), IndexError> {
     let failed: BTreeSet<u64> = closing.failures().map(|failure| failure.index).collect();
@@ -108,29 +133,159 @@ pub(super) fn conclude(
     }
     pending.extend(held_back);
     index.transaction(|index| {
-        for path in agreed {
-            index.mark_shared(path)?;
-        }
+        index.mark_shared(&agreed)?;
         index.set_pending(peer.replica, pending.iter())?;
         index.forget_all_announced()?;
-        index.put_peer(peer, now)
+        index.put_peer(peer, now)?;
+        seals.map_or(Ok(()), |seals| seals.keep(index, now))?;
+        index.forget_old(now)
     })
+}
+
+/// A peer was met, and there was nothing to do.
+pub(super) fn touch(
+    index: &mut Index,
+    seals: &Seals,
+    peer: ReplicaId,
+    now: i64,
+) -> Result<(), IndexError> {
+    index.touch_peer(peer, now)?;
+    // Whom this replica knows nothing of besides is met for the first time another time.
+    match index.peer(peer)? {
+        Some(_) => seals.keep_signer(index),
+        None => Ok(()),
+    }
 }
 
 /// How fast the line to a peer was last time.
 pub(super) fn rates(index: &Index, peer: ReplicaId) -> Result<Rates, IndexError> {
-    let (sending, receiving) = index.line_rates(peer)?;
-    Ok(Rates { sending, receiving })
+    let LineFigures { sending, receiving, round_trip } = index.line(peer)?;
+    Ok(Rates { sending, receiving, round_trip: round_trip.map(Duration::from_micros) })
 }
 
-/// Keeps how fast the line to a peer is, as far as the session has found out.
+/// Keeps how fast the line to a peer is, as far as the session has found out anything new: what is off
+/// by less than a quarter is not worth writing.
 pub(super) fn keep_rates(
     index: &mut Index,
     peer: ReplicaId,
     rates: Rates,
 ) -> Result<(), IndexError> {
-    if rates == Rates::default() {
+    let Rates { sending, receiving, round_trip } = rates;
+    let round_trip = round_trip.map(|time| time.as_micros() as u64);
+    let figures = LineFigures { sending, receiving, round_trip };
+    let known = index.line(peer)?;
+    let is_like = |now: Option<u64>, known: Option<u64>| match (now, known) {
+        (Some(now), Some(known)) => now.abs_diff(known) <= known / 4,
+        (now, known) => now == known,
+    };
+    if is_like(sending, known.sending)
+        && is_like(receiving, known.receiving)
+        && is_like(round_trip, known.round_trip)
+    {
         return Ok(());
     }
-    index.put_line_rates(peer, (rates.sending, rates.receiving))
+    index.put_line(peer, figures)
+}
+
+/// Whom a run is with, as far as it has come.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Met {
+    pub(super) peer: Option<ReplicaId>,
+    /// The initiator's nonce, and the responder's.
+    pub(super) nonces: ([u8; 16], [u8; 16]),
+}
+
+impl Met {
+    fn start(
+        &self,
+        site: &Site,
+        kind: RunKind,
+        flow: Flow,
+        names: &RunNames,
+        planned: u64,
+    ) -> RunStart {
+        RunStart {
+            id: RunId::of_nonces(&self.nonces.0, &self.nonces.1),
+            kind,
+            peer: self.peer,
+            reach: site.reach.clone(),
+            flow,
+            trash: names.trash.clone(),
+            planned,
+            undoes: None,
+        }
+    }
+}
+
+/// The journal hears that a run begins to change things. What an interrupted one had announced is
+/// looked at first.
+pub(super) fn begin(
+    site: &mut Site,
+    kind: RunKind,
+    met: &Met,
+    flow: Flow,
+    names: &RunNames,
+    planned: u64,
+    reasons: &Reasons,
+) {
+    settle(site);
+    let start = met.start(site, kind, flow, names, planned);
+    site.journal.begin(&start, reasons);
+}
+
+/// What broken runs had announced in the journal is looked at, and they have ended.
+pub(super) fn settle(site: &mut Site) {
+    let Site { journal, root, index, .. } = site;
+    let Some(open) = journal.journal() else { return };
+    let settled = open.settle(&mut |path, after| {
+        super::present::state_at(root, index, path).is_ok_and(|found| found.as_ref() == after)
+    });
+    if let Err(error) = settled {
+        site.notes.push(super::site::note(error.to_string()));
+    }
+}
+
+/// The journal hears how a run ended that did not end in order: it broke, or there was nothing to
+/// do but to tell of so many conflicts that wait.
+pub(super) fn note_run<T>(
+    site: &mut Site,
+    kind: RunKind,
+    met: &Met,
+    flow: Flow,
+    names: &RunNames,
+    conflicts: usize,
+    result: &Result<T, SyncError>,
+) {
+    let error = result.as_ref().err().map(SyncError::to_string);
+    if site.journal.is_running() {
+        site.journal.end(0, 0, Some(error.as_deref().unwrap_or("ended early")));
+    } else if !site.journal.has_ended() {
+        let start = met.start(site, kind, flow, names, 0);
+        site.journal.note_run(&start, conflicts as u64, error.as_deref());
+    }
+}
+
+/// How many paths a plan changes on some side, as far as the responder can tell.
+pub(super) fn planned(agreement: &Agreement) -> u64 {
+    let changes = agreement.decisions.iter().filter(|decision| {
+        !decision.is_postponed()
+            && (decision.content != ContentDecision::Agree
+                || decision.props != PropsDecision::Agree)
+    });
+    changes.count() as u64
+}
+
+/// The reasons as the responder knows them, from the plan alone.
+pub(super) fn reasons(agreement: &Agreement) -> Reasons {
+    let decisions = agreement.decisions.iter();
+    Reasons::new(decisions.map(|decision| match &decision.content {
+        ContentDecision::Agree => "the same on both sides",
+        ContentDecision::Take(_) if decision.content_resolved => "chosen between two changes",
+        ContentDecision::Take(_) => "new, changed or deleted on the other side",
+        ContentDecision::KeepBoth { .. } => "changed on both sides: both are kept",
+        ContentDecision::MovedAway(_) => "moved on one side, edited on the other",
+        ContentDecision::Arrive { .. } => "edited on one side, moved on the other",
+        ContentDecision::Ignore => "left alone by a filter",
+        ContentDecision::Later => "left for a later run",
+    }))
 }

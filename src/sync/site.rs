@@ -1,15 +1,20 @@
 //! One end's own ground: its root, its lock, its index, its stage.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use psync_protocol::message::Problem;
 use psync_protocol::message::ProblemKind;
 
-use super::config::{Config, StoreConfig};
+use super::remember::Ahead;
 use super::{Keeping, SyncError};
-use crate::index::{Index, Lock, OpenError};
-use crate::root::{Place, Root, Staging, WORK_DIR};
+use crate::identity::ReplicaKey;
+use crate::index::{Index, Lock, OpenError, SetAside};
+use crate::journal::{Reach, Recorder, Retention};
+use crate::reconcile::{Folding, Units};
+use crate::root::{Place, Recovered, Room, Root, Space, Staging, StateHome, WORK_DIR};
+use crate::settings::{ROOT_FILE, StoreConfig};
 use crate::store::{Found, Store, StoreError};
 
 /// The directory of old contents, beside the index.
@@ -26,18 +31,39 @@ pub struct Site {
     pub staging: Staging,
     /// Whether the root can be written.
     pub writable: bool,
+    /// Which names its file system takes for one.
+    pub folding: Folding,
     /// Its index.
     pub index: Index,
+    /// The key that it signs with.
+    pub key: ReplicaKey,
     /// Its old contents.
     pub old: OldContents,
+    /// What is being made ready for them.
+    pub(super) ahead: Option<Ahead>,
+    /// Its journal.
+    pub journal: Recorder,
+    /// What goes to its trash, and how long it stays there.
+    pub retention: Retention,
+    /// What is published as a whole.
+    pub units: Units,
+    /// How much of its disk is left alone.
+    pub space: Space,
+    /// How the other end of this run is reached again.
+    pub reach: Reach,
+    /// Where its state is.
+    pub state: PathBuf,
     /// What a person should hear of.
     pub notes: Vec<Problem>,
+    /// Where it is noted, outside the root, that it was synced.
+    marker: Option<PathBuf>,
     _locks: (Lock, Option<Lock>),
 }
 
 impl Site {
     /// Opens the root at `path`, takes its lock and opens its index.
     pub fn open(path: &Path, keeping: &Keeping) -> Result<Site, SyncError> {
+        let units = Units::new(&keeping.units).map_err(SyncError::Rule)?;
         let unusable = |error| SyncError::Root { path: path.to_path_buf(), error };
         let root = Root::open(path).map_err(unusable)?;
         let place = Place::of(path).map_err(unusable)?;
@@ -55,16 +81,27 @@ impl Site {
             // A root that cannot be written has no stage to share.
             Some(Err(_)) | None => None,
         };
-        let config = Config::read(&state).map_err(SyncError::Config)?;
         let unwritten = |error| SyncError::State { path: path.to_path_buf(), error };
-        let (staging, writable) = match Staging::open(&root) {
-            Ok(staging) => (staging, true),
+        let (mut staging, recovered, writable) = match Staging::open(&root) {
+            Ok((staging, recovered)) => (staging, recovered, true),
             Err(error) if is_read_only(&error) => {
-                (Staging::open_beside(&state).map_err(unwritten)?, false)
+                (Staging::open_beside(&state).map_err(unwritten)?, None, false)
+            }
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(SyncError::HalfDone { path: path.to_path_buf(), error });
             }
             Err(error) => return Err(unwritten(error)),
         };
-        let (mut index, set_aside) = Index::open(&state, random).map_err(at)?;
+        // What was begun and may never be asked for again is no reason to have no room.
+        let (free, keep) = Room::new(keeping.space).look(staging.stage());
+        let most = keeping.space.staging.map_or(u64::MAX, |quota| quota / 2);
+        staging.keep_begun_within(if free < keep { 0 } else { most });
+        // What cannot be tried out is taken for a file system that tells all names apart.
+        let (case, form) = match writable {
+            true => staging.folds().unwrap_or_default(),
+            false => (false, false),
+        };
+        let (mut index, key, set_aside) = open_index(&state, at)?;
         if !state.starts_with(&place.path) {
             let now = root.identity().map_err(unusable)?;
             if !index.is_directory(now)? {
@@ -79,22 +116,75 @@ impl Site {
                 aside.path.display()
             )
         });
+        let mut journal = Recorder::new(&state);
+        journal.tell(keeping.witness.clone());
         Ok(Site {
-            notes: set_aside.into_iter().chain(left).map(note).collect(),
-            old: OldContents::new(state.join(STORE), config.store, keeping.store),
+            units,
+            notes: set_aside
+                .into_iter()
+                .chain(left)
+                .chain(old_settings(&state))
+                .map(note)
+                .chain(recovered.map(told))
+                .collect(),
+            old: OldContents::new(state.join(STORE), keeping.store),
+            ahead: None,
+            journal,
+            retention: keeping.retention.clone(),
+            space: keeping.space,
+            reach: keeping.reach.clone(),
+            marker: place.marker(&keeping.home).filter(|_| state.starts_with(&place.path)),
+            state,
             root,
             place,
             staging,
+            folding: Folding { case, form },
             writable,
             index,
+            key,
             _locks: (lock, stage_lock),
         })
+    }
+
+    /// Stops where the root at `path` was synced before and has vanished with its state. To be called
+    /// before anything is made there.
+    pub fn guard_vanished(path: &Path, keeping: &Keeping) -> Result<(), SyncError> {
+        match Place::of_root(path) {
+            Ok(place) if place.has_vanished(&keeping.home) => {
+                Err(SyncError::Vanished(path.to_path_buf()))
+            }
+            // What is wrong with the path is told by whoever opens it.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Notes outside the root that it was synced here.
+    pub(super) fn mark(&self) {
+        let Some(marker) = self.marker.as_ref().filter(|marker| !marker.exists()) else { return };
+        // Without the note one guard is blind, and that is all.
+        let made = marker.parent().map(std::fs::create_dir_all);
+        if let Some(Ok(())) = made {
+            let _ = std::fs::write(marker, self.place.path.as_os_str().as_bytes());
+        }
     }
 
     /// The store of old contents, opened when it is first asked for. None where it is not to be
     /// used, or cannot be: then a note says why.
     pub fn store(&mut self) -> Option<&mut Store> {
         self.old.open(&mut self.index, &mut self.notes)
+    }
+
+    /// Old contents are not worth filling a disk with: where less is free than has to be, none are
+    /// kept now.
+    pub(super) fn spare_the_disk(&mut self) {
+        let (free, keep) = Room::new(self.space).look(self.staging.stage());
+        if free < keep && self.old.is_on() {
+            self.old.state = StoreState::Off;
+            let text = format!(
+                "the disk has {free} bytes free, and {keep} have to stay so (limits.keep-free)"
+            );
+            self.notes.push(note(unusable(&text)));
+        }
     }
 
     /// Takes away a root that was made for a run which then put nothing into it.
@@ -120,6 +210,39 @@ impl Site {
     }
 }
 
+/// The index in a state directory, and the key that was made with it. An index whose key is lost is of
+/// no use: nobody takes what it states for its own.
+fn open_index(
+    state: &Path,
+    at: impl Fn(OpenError) -> SyncError,
+) -> Result<(Index, ReplicaKey, Option<SetAside>), SyncError> {
+    let (mut index, set_aside) = Index::open(state, random).map_err(&at)?;
+    let key = ReplicaKey::read(state)?;
+    let is_its = |key: &ReplicaKey| index.signing_key() == Some(*key.public().as_bytes());
+    if let Some(key) = key.filter(is_its) {
+        return Ok((index, key, set_aside));
+    }
+    let mut aside = set_aside;
+    if index.signing_key().is_some() {
+        index.mark_unsigned().map_err(|error| at(error.into()))?;
+        drop(index);
+        (index, aside) = Index::open(state, random).map_err(&at)?;
+    }
+    let key = ReplicaKey::make(state, random)?;
+    index.put_signing_key(*key.public().as_bytes()).map_err(|error| at(error.into()))?;
+    Ok((index, key, aside))
+}
+
+/// Where the state of a root is, without opening it: a run may be at work on it.
+pub fn state_dir(path: &Path, home: &StateHome) -> Result<(Root, PathBuf), SyncError> {
+    let unusable = |error| SyncError::Root { path: path.to_path_buf(), error };
+    let root = Root::open(path).map_err(unusable)?;
+    let place = Place::of(path).map_err(unusable)?;
+    let state = place.state_dir(&root, home);
+    let state = state.map_err(|error| SyncError::State { path: path.to_path_buf(), error })?;
+    Ok((root, state))
+}
+
 /// The store of a root, which most runs never open.
 #[derive(Debug)]
 pub struct OldContents {
@@ -137,8 +260,8 @@ enum StoreState {
 }
 
 impl OldContents {
-    fn new(dir: PathBuf, config: StoreConfig, wanted: bool) -> OldContents {
-        let state = if wanted && config.enabled { StoreState::Closed } else { StoreState::Off };
+    fn new(dir: PathBuf, config: StoreConfig) -> OldContents {
+        let state = if config.enabled { StoreState::Closed } else { StoreState::Off };
         OldContents { dir, config, state }
     }
 
@@ -207,6 +330,44 @@ fn unusable(reason: &str) -> String {
 /// A note for a person.
 pub(super) fn note(text: String) -> Problem {
     Problem { kind: ProblemKind::Note, path: Vec::new(), text }
+}
+
+/// What became of a unit that a crash had left in parts.
+fn told(recovered: Recovered) -> Problem {
+    let (name, text) = match recovered {
+        Recovered::Finished(Some(name)) => (
+            Some(name),
+            "was being replaced when psync was interrupted; it stands whole now".to_string(),
+        ),
+        Recovered::Finished(None) => {
+            (None, "an undo or a restore was interrupted; it is finished now".to_string())
+        }
+        Recovered::Left(Some(name), reason) => (
+            Some(name),
+            format!(
+                "was being replaced when psync was interrupted, and cannot be finished ({reason}): it may be half old and half new; what was replaced is in .psync/trash"
+            ),
+        ),
+        Recovered::Left(None, reason) => (
+            None,
+            format!(
+                "an undo or a restore was interrupted, and cannot be finished ({reason}): it is half done; psync log tells what was done"
+            ),
+        ),
+    };
+    let path = name.map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+    Problem { kind: ProblemKind::Note, path, text }
+}
+
+/// Settings lay beside the index once. Nobody should believe that they still hold.
+fn old_settings(state: &Path) -> Option<String> {
+    let path = state.join("config.toml");
+    path.exists().then(|| {
+        format!(
+            "{} is not read any more: move what it says to {ROOT_FILE} in the root, or to the user's psync.toml",
+            path.display()
+        )
+    })
 }
 
 fn is_read_only(error: &io::Error) -> bool {

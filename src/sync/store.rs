@@ -64,7 +64,7 @@ fn with_store<T>(
     work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
 ) -> Result<T, String> {
     if !site.old.is_on() {
-        return Err("the store is switched off in config.toml".into());
+        return Err("the store is switched off (store.enabled; see 'psync config show')".into());
     }
     let before = site.notes.len();
     let Some(store) = site.store() else {

@@ -67,7 +67,9 @@ impl Purpose {
             Message::Common(_) | Message::Props(_) | Message::Counterparts(_) => {
                 (Purpose::Manifests, Density::Loose)
             }
-            Message::Tree(_) | Message::Demand(_) => (Purpose::Manifests, Density::Dense),
+            Message::Tree(_) | Message::Demand(_) | Message::Seal(_) => {
+                (Purpose::Manifests, Density::Dense)
+            }
             Message::Want(_) | Message::Unresolved(_) => (Purpose::Signatures, Density::Loose),
             Message::Signature(_) => (Purpose::Signatures, Density::Dense),
             Message::Literal(_) => (Purpose::Whole, Density::Loose),
@@ -80,6 +82,7 @@ impl Purpose {
             | Message::FileFailed(_)
             | Message::Done(_)
             | Message::Problem(_)
+            | Message::Counted(_)
             | Message::End
             | Message::Error { .. }
             | Message::Ping(_) => (Purpose::Acknowledgements, Density::Loose),
@@ -115,17 +118,15 @@ impl Counts {
     }
 }
 
-/// The messages of a direction that have passed since its bytes were counted last.
+/// Lengths of messages by what they are for: of those that do not become smaller, and of the others.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+struct Lengths {
     dense: [u64; Purpose::ALL.len()],
     loose: [u64; Purpose::ALL.len()],
 }
 
-impl Ledger {
-    /// A message of so many bytes before compression has passed.
-    pub(super) fn note(&mut self, message: &Message, length: u64) {
-        let (purpose, density) = Purpose::of(message);
+impl Lengths {
+    fn add(&mut self, purpose: Purpose, density: Density, length: u64) {
         let lengths = match density {
             Density::Dense => &mut self.dense,
             Density::Loose => &mut self.loose,
@@ -133,24 +134,74 @@ impl Ledger {
         lengths[purpose as usize] += length;
     }
 
+    fn take(&mut self, others: &mut Lengths) {
+        let Lengths { dense, loose } = std::mem::take(others);
+        self.dense.iter_mut().zip(dense).for_each(|(own, other)| *own += other);
+        self.loose.iter_mut().zip(loose).for_each(|(own, other)| *own += other);
+    }
+}
+
+/// The messages of a direction that have passed since its bytes were counted last.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Those in blocks that are full.
+    whole: Lengths,
+    /// Those in the block that is not: a compressor holds it back.
+    begun: Lengths,
+    /// Bytes in that.
+    filled: u64,
+}
+
+/// Bytes before compression that make a block of zstd (RFC 8878, section 3.1.1.2.4).
+const BLOCK: u64 = 128 << 10;
+
+impl Ledger {
+    /// A message of so many bytes before compression has passed.
+    pub(super) fn note(&mut self, message: &Message, length: u64) {
+        let (purpose, density) = Purpose::of(message);
+        let mut left = length;
+        while self.filled + left >= BLOCK {
+            let part = BLOCK - self.filled;
+            self.begun.add(purpose, density, part);
+            self.whole.take(&mut self.begun);
+            self.filled = 0;
+            left -= part;
+        }
+        self.begun.add(purpose, density, left);
+        self.filled += left;
+    }
+
+    /// So many bytes have left a compressor: they are blocks that are full. See [`Ledger::settle`].
+    pub(super) fn settle_blocks(&mut self, bytes: u64, counts: &Counts) {
+        if !self.settle_whole(bytes, counts) {
+            self.settle(bytes, counts);
+        }
+    }
+
     /// So many bytes on the line are these messages: those that do not become smaller take what
     /// they have, the others share the rest. As a compressor holds back what it was given last,
     /// what has not taken its due stays for the next count. False where there is no message yet to
     /// count the bytes for.
     pub(super) fn settle(&mut self, bytes: u64, counts: &Counts) -> bool {
-        let dense: u64 = self.dense.iter().sum();
-        let loose: u64 = self.loose.iter().sum();
+        self.whole.take(&mut self.begun);
+        self.settle_whole(bytes, counts)
+    }
+
+    fn settle_whole(&mut self, bytes: u64, counts: &Counts) -> bool {
+        let Lengths { dense: dense_of, loose: loose_of } = &mut self.whole;
+        let dense: u64 = dense_of.iter().sum();
+        let loose: u64 = loose_of.iter().sum();
         if bytes == 0 || dense + loose == 0 {
             return false;
         }
         let for_dense = if loose == 0 { bytes } else { dense.min(bytes) };
-        let taken = share(for_dense, &self.dense, counts);
-        for (length, taken) in self.dense.iter_mut().zip(taken) {
+        let taken = share(for_dense, dense_of, counts);
+        for (length, taken) in dense_of.iter_mut().zip(taken) {
             *length = length.saturating_sub(taken);
         }
         if for_dense < bytes {
-            share(bytes - for_dense, &self.loose, counts);
-            self.loose = Default::default();
+            share(bytes - for_dense, loose_of, counts);
+            *loose_of = Default::default();
         }
         true
     }
@@ -217,6 +268,18 @@ mod tests {
             ];
             assert_eq!(settled(&messages, bytes).iter().sum::<u64>(), bytes);
         }
+    }
+
+    #[test]
+    fn what_a_compressor_holds_back_is_not_counted_as_what_follows() {
+        let (mut ledger, counts) = (Ledger::default(), Counts::default());
+        ledger.note(&Message::Literal(Vec::new()), 200_000);
+        ledger.settle_blocks(100_000, &counts);
+        ledger.note(&Message::End, 2);
+        ledger.settle(50_000, &counts);
+        let counted = counts.of(150_000);
+        assert!(counted[Purpose::Acknowledgements as usize] <= 2);
+        assert!(counted[Purpose::Whole as usize] >= 149_998);
     }
 
     #[test]

@@ -1,17 +1,30 @@
 //! The line to the other end: bytes, direction changes, time limits. What travels is the protocol
 //! crate's business.
 
+mod ahead;
 mod effort;
+mod halt;
 mod ledger;
+mod pieces;
+mod pump;
 mod rate;
 mod remote;
+mod shadow;
+mod tls;
 mod writer;
 
 pub use effort::Compression;
+pub use halt::Halt;
 pub use ledger::Purpose;
+pub use pump::Pump;
 pub use rate::Rates;
-pub use remote::{Remote, RemoteCommand, SpawnError};
+pub use remote::{
+    ANSWER_MAX, AnswerTooLong, CommandThere, Remote, RemoteCommand, SpawnError, answer,
+    command_there,
+};
+pub use tls::{Judge, Secured, TlsError};
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,19 +34,28 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
-use psync_protocol::{Message, ProtocolError};
+use psync_protocol::message::Costs;
+use psync_protocol::path::printable;
+use psync_protocol::signed::{Digest, Sum};
+use psync_protocol::{Bounds, ErrorCode, Message, ProtocolError, Tally};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
-use effort::Fitter;
+use ahead::Taken;
+use effort::{Fitter, Written};
 use ledger::{Counts, Ledger};
-use rate::Gauge;
+use rate::{Gauge, Stopwatch};
+use shadow::Shadow;
 use writer::Writer;
 
 /// Bytes taken from the line at a time.
 const READ_STEP: usize = 64 << 10;
+/// So many bytes take next to no time on any line.
+const RATELESS: u64 = 16 << 10;
 /// Bytes that are handed to the line at a time.
 const WRITE_STEP: usize = 32 << 10;
+/// How long to look for what the other end has said before the line broke.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The line failed.
 #[derive(Debug, Error)]
@@ -44,9 +66,15 @@ pub enum LineError {
     /// Nothing came for as long as the person was willing to wait.
     #[error("nothing came from the other side for {} seconds (--timeout)", .0.as_secs())]
     Timeout(Duration),
+    /// Nothing that this end sends has been taken for as long.
+    #[error("the other side has taken nothing for {} seconds (--timeout)", .0.as_secs())]
+    Stalled(Duration),
     /// What came is not what may come.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// Whoever let the other end in has ended the session.
+    #[error("{1}; what was not done yet is left for another time")]
+    Halted(ErrorCode, String),
 }
 
 /// What the line has carried.
@@ -105,7 +133,7 @@ impl Traffic {
 pub struct LineLimits {
     /// Bytes a second that may be sent; none: as many as go.
     pub rate: Option<u64>,
-    /// How long to wait for a byte.
+    /// How long to wait for a byte, and for the other end to take one.
     pub timeout: Option<Duration>,
 }
 
@@ -119,8 +147,59 @@ struct Sending {
 }
 
 impl Sending {
+    fn start(
+        greeting: &Message,
+        compression: Compression,
+        rate: Option<u64>,
+        counts: &Counts,
+    ) -> io::Result<Sending> {
+        let fitter = Fitter::new(compression, rate);
+        let encoder = FrameEncoder::start(greeting, compression.codec(), fitter.level())?;
+        let mut ledger = Ledger::default();
+        ledger.note(greeting, encoder.ready() as u64);
+        ledger.settle(encoder.ready() as u64, counts);
+        Ok(Sending { encoder, fitter, ledger, in_flight: false })
+    }
+
+    fn push(&mut self, message: &Message, written: Written, counts: &Counts) -> io::Result<()> {
+        let Sending { encoder, fitter, ledger, in_flight } = self;
+        if !std::mem::replace(in_flight, true) {
+            fitter.flight_begins(written);
+        }
+        let effort = fitter.fit(message, written);
+        let (before, ready) = (encoder.pushed(), encoder.ready());
+        encoder.set_effort(effort)?;
+        encoder.push(message)?;
+        let length = encoder.pushed() - before;
+        fitter.pushed(message, length);
+        ledger.note(message, length);
+        let left = (encoder.ready() - ready) as u64;
+        match encoder.effort().is_some() {
+            true => ledger.settle_blocks(left, counts),
+            false => _ = ledger.settle(left, counts),
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, counts: &Counts) -> io::Result<()> {
+        let ready = self.encoder.ready();
+        self.encoder.flush()?;
+        self.ledger.settle((self.encoder.ready() - ready) as u64, counts);
+        self.ledger.close();
+        self.in_flight = false;
+        Ok(())
+    }
+
     fn is_compressed(&self) -> bool {
         self.encoder.effort().is_some()
+    }
+}
+
+/// What it means that bytes could not be written.
+fn untaken(error: io::Error, timeout: Option<Duration>) -> LineError {
+    match timeout {
+        Some(timeout) if error.kind() == io::ErrorKind::TimedOut => LineError::Stalled(timeout),
+        Some(_) | None => error.into(),
     }
 }
 
@@ -129,18 +208,29 @@ pub struct Line {
     input: File,
     decoder: FrameDecoder,
     buffer: Vec<u8>,
+    /// What came while this end was at work.
+    taken: VecDeque<Taken>,
     sending: Option<Sending>,
+    rehearses: bool,
+    shadow: Option<Shadow>,
     gauge: Gauge,
     last_read: Instant,
+    stopwatch: Stopwatch,
     received: Ledger,
     /// Bytes received that are in the ledger's counts.
     counted: u64,
     /// What is remembered of this line from another time.
     remembered: Rates,
+    /// Flights of both ends that have ended.
+    flights: u64,
     limit: Option<u64>,
     writer: Writer,
     traffic: Arc<Traffic>,
     timeout: Option<Duration>,
+    exporter: [u8; 32],
+    halt: Option<Halt>,
+    /// What the other end has made this one hold.
+    tally: Tally,
 }
 
 impl Line {
@@ -151,17 +241,77 @@ impl Line {
             input: File::from(input),
             decoder: FrameDecoder::new(),
             buffer: vec![0; READ_STEP],
+            taken: VecDeque::new(),
             sending: None,
+            rehearses: false,
+            shadow: None,
             gauge: Gauge::default(),
             last_read: Instant::now(),
+            stopwatch: Stopwatch::default(),
             received: Ledger::default(),
             counted: 0,
             remembered: Rates::default(),
+            flights: 0,
             limit: limits.rate,
-            writer: Writer::start(File::from(output), limits.rate, traffic.clone())?,
+            writer: Writer::start(
+                File::from(output),
+                (limits.rate, limits.timeout),
+                traffic.clone(),
+            )?,
             traffic,
             timeout: limits.timeout,
+            exporter: [0; 32],
+            halt: None,
+            tally: Tally::default(),
         })
+    }
+
+    /// The same, over a connection that exports this to both of its ends.
+    pub fn bound_to(self, exporter: [u8; 32]) -> Line {
+        Line { exporter, ..self }
+    }
+
+    /// What the connection exports; zeros where it exports nothing.
+    pub fn exporter(&self) -> [u8; 32] {
+        self.exporter
+    }
+
+    /// Digest of this end's greeting; zeros before it.
+    pub fn greeting_sent(&self) -> Digest {
+        self.sending.as_ref().map(|sending| sending.encoder.greeting()).unwrap_or_default()
+    }
+
+    /// Digest of the other end's greeting; zeros before it.
+    pub fn greeting_received(&self) -> Digest {
+        self.decoder.greeting()
+    }
+
+    /// What this end has stated or planned, and not sealed.
+    pub fn to_seal(&self) -> Option<Sum> {
+        self.sending.as_ref()?.encoder.to_seal()
+    }
+
+    /// What the last seal that has come is about.
+    pub fn sealed(&self) -> Option<Sum> {
+        self.decoder.sealed()
+    }
+
+    /// Takes no more from the other end than this: to be said before anything comes.
+    pub fn hold_to(&mut self, bounds: Bounds) {
+        self.decoder.limit_frames(bounds.frame);
+        self.tally = Tally::within(bounds);
+    }
+
+    /// Lets another thread end this line.
+    pub fn obey(&mut self, halt: Halt) {
+        self.halt = Some(halt);
+    }
+
+    fn check_halt(&self) -> Result<(), LineError> {
+        match self.halt.as_ref().and_then(Halt::why) {
+            Some((code, why)) => Err(LineError::Halted(*code, why.clone())),
+            None => Ok(()),
+        }
     }
 
     /// The two ends of a line within this process.
@@ -181,6 +331,11 @@ impl Line {
         self.remembered = rates;
     }
 
+    /// Whether what this end sends is compressed: not where both ends are on one machine.
+    pub fn is_compressed(&self) -> bool {
+        self.sending.as_ref().is_some_and(Sending::is_compressed)
+    }
+
     /// How fast the line is, as far as this session knows. What is not compressed, as between two
     /// local roots, has no use for it; what is sent more slowly on purpose says nothing.
     pub fn rates(&self) -> Rates {
@@ -191,6 +346,7 @@ impl Line {
         Rates {
             sending: rate.or(self.remembered.sending),
             receiving: self.gauge.rate().or(self.remembered.receiving),
+            round_trip: self.stopwatch.round_trip(self.remembered.round_trip),
         }
     }
 
@@ -199,20 +355,19 @@ impl Line {
         let limit = self.limit.map(|limit| limit.div_ceil(1024));
         let known = self.remembered.sending;
         let rate = limit.map_or(known, |limit| Some(known.map_or(limit, |rate| rate.min(limit))));
-        let fitter = Fitter::new(compression, rate);
-        let encoder = FrameEncoder::start(greeting, compression.codec(), fitter.level())?;
-        let mut ledger = Ledger::default();
-        ledger.note(greeting, encoder.ready() as u64);
-        ledger.settle(encoder.ready() as u64, &self.traffic.sent_for);
-        self.sending = Some(Sending { encoder, fitter, ledger, in_flight: false });
+        let counts = &self.traffic.sent_for;
+        self.sending = Some(Sending::start(greeting, compression, rate, counts)?);
+        if self.rehearses {
+            self.shadow = Some(Shadow::start(greeting, compression, rate)?);
+        }
         self.flush()
     }
 
     /// Queues a message. It leaves at the latest with [`Line::flush`].
     pub fn send(&mut self, message: &Message) -> Result<(), LineError> {
-        let is_compressed = self.sending.as_ref().is_some_and(Sending::is_compressed);
+        self.check_halt()?;
         if matches!(message, Message::End)
-            && is_compressed
+            && self.is_compressed()
             && let Some(rate) = self.gauge.news()
         {
             self.push(&Message::Ping(rate))?;
@@ -221,45 +376,87 @@ impl Line {
     }
 
     fn push(&mut self, message: &Message) -> Result<(), LineError> {
-        let Some(Sending { encoder, fitter, ledger, in_flight }) = &mut self.sending else {
+        self.flights += u64::from(matches!(message, Message::End));
+        let Some(sending) = &mut self.sending else {
             return Err(io::Error::other("a message before the greeting").into());
         };
-        let written = self.writer.written();
-        if !std::mem::replace(in_flight, true) {
-            fitter.flight_begins(written);
+        sending.push(message, self.writer.written(), &self.traffic.sent_for)?;
+        if sending.encoder.ready() >= WRITE_STEP {
+            let written = self.writer.write(sending.encoder.take());
+            written.map_err(|error| untaken(error, self.timeout))?;
         }
-        let effort = fitter.fit(message, written);
-        let (before, ready) = (encoder.pushed(), encoder.ready());
-        encoder.set_effort(effort)?;
-        encoder.push(message)?;
-        let length = encoder.pushed() - before;
-        fitter.pushed(message, length);
-        ledger.note(message, length);
-        ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
-        if encoder.ready() >= WRITE_STEP {
-            self.writer.write(encoder.take())?;
-        }
-        Ok(())
+        self.count(message)
     }
 
     /// Lets everything leave that has been sent.
     pub fn flush(&mut self) -> Result<(), LineError> {
-        if let Some(Sending { encoder, ledger, in_flight, .. }) = &mut self.sending {
-            let ready = encoder.ready();
-            encoder.flush()?;
-            ledger.settle((encoder.ready() - ready) as u64, &self.traffic.sent_for);
-            ledger.close();
-            *in_flight = false;
-            self.writer.write_last(encoder.take())?;
+        if let Some(sending) = &mut self.sending {
+            sending.flush(&self.traffic.sent_for)?;
+            let written = self.writer.write_last(sending.encoder.take());
+            written.map_err(|error| untaken(error, self.timeout))?;
+            self.stopwatch.start();
+        }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.flush()?;
         }
         Ok(())
+    }
+
+    /// Counts from the greeting on what this direction would carry, besides carrying what it does:
+    /// for a rehearsal.
+    pub fn rehearse(&mut self) {
+        self.rehearses = true;
+    }
+
+    /// A message of a rehearsal that would be sent, and is only counted.
+    pub fn count(&mut self, message: &Message) -> Result<(), LineError> {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.push(message)?;
+        }
+        Ok(())
+    }
+
+    /// What this end would have sent up to the end of this flight, in which only what says so
+    /// follows now.
+    pub fn count_flight(&mut self) -> Result<Costs, LineError> {
+        let Some(shadow) = &mut self.shadow else { return Ok(Costs::default()) };
+        shadow.end_flight()?;
+        Ok(shadow.costs())
+    }
+
+    /// How many flights have ended, of both ends together.
+    pub fn flights(&self) -> u64 {
+        self.flights
+    }
+
+    /// How long so many bytes each way and turns take on this line; none where it is not known how
+    /// fast it is.
+    pub fn seconds_for(&self, sent: u64, received: u64, turns: u64) -> Option<f64> {
+        let rates = self.rates();
+        let limit = self.limit.map(|limit| limit.div_ceil(1024));
+        let sending = [rates.sending, limit].into_iter().flatten().min();
+        if sending.is_none() && rates.receiving.is_none() {
+            return None;
+        }
+        let seconds = |bytes: u64, rate: Option<u64>| match rate {
+            Some(rate) => Some(bytes as f64 / (rate.max(1) * 1024) as f64),
+            None => (bytes < RATELESS).then_some(0.0),
+        };
+        // There and back are two turns.
+        let waiting = rates.round_trip.unwrap_or_default().as_secs_f64() * turns as f64 / 2.0;
+        Some(seconds(sent, sending)? + seconds(received, rates.receiving)? + waiting)
+    }
+
+    /// What this end would have sent so far; none without a rehearsal.
+    pub fn counted(&self) -> Option<Costs> {
+        self.shadow.as_ref().map(Shadow::costs)
     }
 
     /// Sends an error instead of anything else, and waits until it has left.
     pub fn give_up(mut self, error: &Message) {
         // Whoever cannot be told this way sees the line end.
         let told = match &mut self.sending {
-            Some(_) => self.send(error).and_then(|()| self.flush()),
+            Some(_) => self.push(error).and_then(|()| self.flush()),
             None => self.writer.write_last(FrameEncoder::only(error)).map_err(LineError::from),
         };
         if told.is_ok() {
@@ -270,31 +467,71 @@ impl Line {
     /// Waits until everything has left.
     pub fn finish(mut self) -> Result<(), LineError> {
         self.flush()?;
-        Ok(self.writer.finish()?)
+        self.writer.finish().map_err(|error| untaken(error, self.timeout))
     }
 
     /// Waits for the next message. `state` says in a few words what is going on, for the message
     /// if the line ends here.
     pub fn receive(&mut self, state: &'static str) -> Result<Message, LineError> {
         loop {
+            self.check_halt()?;
             let before = self.decoder.pulled();
             if let Some(message) = self.decoder.message()? {
-                self.received.note(&message, self.decoder.pulled() - before);
+                let length = self.decoder.pulled() - before;
+                self.tally.note(&message, length)?;
+                self.received.note(&message, length);
                 self.overhear(&message);
                 return Ok(message);
             }
             self.count_received();
+            if let Some(Taken { bytes, asked, came }) = self.taken.pop_front() {
+                self.note_received(bytes.len(), asked, came);
+                self.decoder.feed(&bytes);
+                continue;
+            }
             let asked = Instant::now();
-            match self.read()? {
+            let read = self.read();
+            self.check_halt()?;
+            match read? {
                 0 => return Err(ProtocolError::Ended(state).into()),
                 n => {
-                    let now = Instant::now();
-                    self.gauge.note(n, now - asked, now - self.last_read);
-                    self.last_read = now;
+                    self.note_received(n, asked, Instant::now());
                     self.decoder.feed(&self.buffer[..n]);
                 }
             }
         }
+    }
+
+    /// Why the other end has ended a line that broke, if it has said so. Whatever else it has said is
+    /// of no use any more.
+    pub fn last_words(&mut self) -> Option<ProtocolError> {
+        self.timeout = Some(LAST_WORDS);
+        let until = Instant::now() + LAST_WORDS;
+        while Instant::now() < until {
+            match self.receive("saying why it ended") {
+                Ok(Message::Error { code, text }) => {
+                    let text = printable(text.as_bytes());
+                    return Some(ProtocolError::Peer { code, text });
+                }
+                Ok(_) => {}
+                Err(LineError::Protocol(said @ ProtocolError::NotPsync(_))) => return Some(said),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// Does some work that takes its time, during which the other end may well be talking: what it
+    /// says is taken from the line meanwhile, up to a few MiB.
+    pub fn while_working<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        ahead::working(&mut self.input, &mut self.taken, work)
+    }
+
+    fn note_received(&mut self, bytes: usize, asked: Instant, came: Instant) {
+        self.traffic.note_received(bytes);
+        self.stopwatch.stop(asked, came);
+        self.gauge.note(bytes, came - asked, came.saturating_duration_since(self.last_read));
+        self.last_read = came;
     }
 
     /// Like [`Line::receive`]; none where the line ends between two messages.
@@ -307,8 +544,12 @@ impl Line {
         }
     }
 
-    /// All bytes that have come so far are messages now, but for the beginning of one.
+    /// Counts the bytes that have come, where all of them are messages now: the beginning of a long
+    /// one would count as what the messages before it are for.
     fn count_received(&mut self) {
+        if !self.decoder.is_at_boundary() {
+            return;
+        }
         let received = self.traffic.received();
         if self.received.settle(received - self.counted, &self.traffic.received_for) {
             self.counted = received;
@@ -324,10 +565,9 @@ impl Line {
             // What was to be done before the rest took its time.
             (Message::Hello(_) | Message::Welcome(_), _) => self.gauge.turn(),
             (Message::End, _) => {
+                self.flights += 1;
                 self.gauge.turn();
-                if self.decoder.is_at_boundary() {
-                    self.count_received();
-                }
+                self.count_received();
             }
             _ => {}
         }
@@ -337,12 +577,7 @@ impl Line {
         loop {
             self.wait_readable()?;
             match self.input.read(&mut self.buffer) {
-                Ok(n) => {
-                    if n > 0 {
-                        self.traffic.note_received(n);
-                    }
-                    return Ok(n);
-                }
+                Ok(n) => return Ok(n),
                 Err(error)
                     if matches!(
                         error.kind(),

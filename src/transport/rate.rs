@@ -1,7 +1,7 @@
 //! How fast the line is: measured where bytes come in, as only there the line itself is seen and
 //! not the buffers before it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Fewer bytes than this at a stretch say nothing about a line.
 const BURST_MIN: u64 = 16 << 10;
@@ -10,13 +10,55 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Bytes that were there before this wait was over had come while this end was working.
 const AT_ONCE: Duration = Duration::from_micros(100);
 
-/// How fast a line is in each direction, in KiB a second; none where that is not known.
+/// An answer that takes longer than this is late for the other end's work, not for the line.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+
+/// How fast a line is; none where that is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// From this end to the other.
+    /// KiB a second from this end to the other.
     pub sending: Option<u64>,
-    /// From the other end to this one.
+    /// KiB a second from the other end to this one.
     pub receiving: Option<u64>,
+    /// How long a byte takes there and another one back.
+    pub round_trip: Option<Duration>,
+}
+
+/// Measures how long a question takes there and its answer back: the shortest time between the end of
+/// a flight and the first byte of the next one. The other end has some work to do before it answers,
+/// so that this is a bound from above; it is a good one where little has changed, as what is stated
+/// then is answered at once.
+#[derive(Debug, Default)]
+pub(super) struct Stopwatch {
+    /// When this end's last flight left, until something comes.
+    asked: Option<Instant>,
+    shortest: Option<Duration>,
+}
+
+impl Stopwatch {
+    /// A flight of this end has left.
+    pub(super) fn start(&mut self) {
+        self.asked = Some(Instant::now());
+    }
+
+    /// Something has come, for which this end had waited since then. What came while it was working
+    /// says nothing.
+    pub(super) fn stop(&mut self, waited_since: Instant, came: Instant) {
+        let waited = came.saturating_duration_since(waited_since);
+        let Some(asked) = self.asked.take().filter(|_| waited >= AT_ONCE) else { return };
+        let time = came.saturating_duration_since(asked);
+        self.shortest = Some(self.shortest.map_or(time, |shortest| shortest.min(time)));
+    }
+
+    /// The round trip as it is known now, given what it was another time. A line may have become
+    /// slower; as an answer may have been late instead, more is believed only little by little.
+    pub(super) fn round_trip(&self, before: Option<Duration>) -> Option<Duration> {
+        let measured = self.shortest.map(|time| time.min(ROUND_TRIP_MAX));
+        match (measured, before) {
+            (Some(now), Some(before)) => Some(now.min(before + before / 4)),
+            (now, before) => now.or(before),
+        }
+    }
 }
 
 /// Measures the rate at which bytes come while this end empties the line faster than it fills: only
@@ -110,6 +152,25 @@ mod tests {
         gauge.note(64 << 10, PAUSE, PAUSE);
         gauge.note(15 << 10, STEP, STEP);
         assert_eq!(gauge.rate(), None);
+    }
+
+    #[test]
+    fn the_shortest_answer_tells_how_long_a_round_trip_takes() {
+        let mut watch = Stopwatch::default();
+        let before = Some(Duration::from_millis(100));
+        assert_eq!((watch.round_trip(None), watch.round_trip(before)), (None, before));
+        let start = Instant::now();
+        for late in [STEP * 6, STEP * 2, STEP * 3] {
+            watch.asked = Some(start);
+            watch.stop(start, start + late);
+        }
+        // It had come while this end was working.
+        watch.asked = Some(start);
+        watch.stop(start + STEP, start + STEP);
+        assert_eq!(watch.round_trip(None), Some(STEP * 2));
+        assert_eq!(watch.round_trip(before), Some(STEP * 2));
+        // An answer that was late is hardly believed.
+        assert_eq!(watch.round_trip(Some(STEP)), Some(STEP * 5 / 4));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,10 @@ use super::effort::Written;
 const QUEUE: usize = 16;
 /// Largest piece that is written at once where the rate is limited.
 const PIECE: usize = 4 << 10;
+/// The same where the other end has to take something now and then.
+const WATCHED_PIECE: usize = 16 << 10;
+/// How often it is looked whether it did.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Bytes for the line.
 struct Chunk {
@@ -27,6 +31,8 @@ struct Chunk {
 #[derive(Debug, Default)]
 struct Clock {
     bytes: AtomicU64,
+    /// Pieces that the line has taken.
+    pieces: AtomicU64,
     busy: AtomicU64,
     idle: AtomicU64,
 }
@@ -42,20 +48,54 @@ pub(super) struct Writer {
     clock: Arc<Clock>,
     queue: Option<SyncSender<Chunk>>,
     thread: Option<JoinHandle<io::Result<()>>>,
+    timeout: Option<Duration>,
+}
+
+/// Whether the other end still takes what is sent.
+struct Watch<'a> {
+    clock: &'a Clock,
+    timeout: Duration,
+    pieces: u64,
+    since: Instant,
+}
+
+impl<'a> Watch<'a> {
+    fn new(clock: &'a Clock, timeout: Duration) -> Watch<'a> {
+        let pieces = clock.pieces.load(Ordering::Relaxed);
+        Watch { clock, timeout, pieces, since: Instant::now() }
+    }
+
+    /// Waits a moment; an error where nothing has been taken for too long.
+    fn wait(&mut self) -> io::Result<()> {
+        let pieces = self.clock.pieces.load(Ordering::Relaxed);
+        if pieces != self.pieces {
+            (self.pieces, self.since) = (pieces, Instant::now());
+        }
+        if self.since.elapsed() > self.timeout {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        }
+        thread::sleep(LOOK);
+        Ok(())
+    }
 }
 
 impl Writer {
     pub(super) fn start(
         output: File,
-        rate: Option<u64>,
+        (rate, timeout): (Option<u64>, Option<Duration>),
         traffic: Arc<Traffic>,
     ) -> io::Result<Writer> {
         let (queue, chunks) = sync_channel(QUEUE);
         let clock = Arc::new(Clock::default());
         let thread_clock = clock.clone();
-        let work = move || write_all(output, chunks, rate, &traffic, &thread_clock);
+        let piece = match (rate, timeout) {
+            (Some(_), _) => PIECE,
+            (None, Some(_)) => WATCHED_PIECE,
+            (None, None) => usize::MAX,
+        };
+        let work = move || write_all(output, chunks, (rate, piece), &traffic, &thread_clock);
         let thread = thread::Builder::new().name("line".into()).spawn(work)?;
-        Ok(Writer { clock, queue: Some(queue), thread: Some(thread) })
+        Ok(Writer { clock, queue: Some(queue), thread: Some(thread), timeout })
     }
 
     /// What has been written so far.
@@ -79,11 +119,14 @@ impl Writer {
     }
 
     fn hand_over(&mut self, chunk: Chunk) -> io::Result<()> {
-        let sent = self.queue.as_ref().map(|queue| queue.send(chunk));
-        match sent {
-            Some(Ok(())) => Ok(()),
+        let is_sent = match &self.queue {
+            Some(queue) => send(queue, chunk, &self.clock, self.timeout)?,
+            None => false,
+        };
+        match is_sent {
+            true => Ok(()),
             // The thread has ended: it knows why.
-            Some(Err(_)) | None => match self.finish() {
+            false => match self.finish() {
                 Ok(()) => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
                 Err(error) => Err(error),
             },
@@ -93,6 +136,16 @@ impl Writer {
     /// Waits until everything is written, and closes the line in this direction.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.queue = None;
+        if let Some(timeout) = self.timeout {
+            let mut watch = Watch::new(&self.clock, timeout);
+            while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+                // The thread stays behind: it waits for the other end, and ends with the process.
+                if let Err(error) = watch.wait() {
+                    self.thread = None;
+                    return Err(error);
+                }
+            }
+        }
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(io::Error::other("the writing thread failed")),
@@ -101,10 +154,31 @@ impl Writer {
     }
 }
 
+/// Puts a chunk into the queue, and waits for room as long as the other end takes something. Says
+/// whether anybody takes from the queue.
+fn send(
+    queue: &SyncSender<Chunk>,
+    chunk: Chunk,
+    clock: &Clock,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    let Some(timeout) = timeout else { return Ok(queue.send(chunk).is_ok()) };
+    let mut chunk = chunk;
+    let mut watch = Watch::new(clock, timeout);
+    loop {
+        chunk = match queue.try_send(chunk) {
+            Ok(()) => return Ok(true),
+            Err(TrySendError::Disconnected(_)) => return Ok(false),
+            Err(TrySendError::Full(chunk)) => chunk,
+        };
+        watch.wait()?;
+    }
+}
+
 fn write_all(
     mut output: File,
     chunks: Receiver<Chunk>,
-    rate: Option<u64>,
+    (rate, piece): (Option<u64>, usize),
     traffic: &Traffic,
     clock: &Clock,
 ) -> io::Result<()> {
@@ -115,13 +189,13 @@ fn write_all(
             clock.note(&clock.idle, since);
         }
         let started = Instant::now();
-        let step = if pace.is_some() { PIECE } else { bytes.len().max(1) };
-        for piece in bytes.chunks(step) {
+        for piece in bytes.chunks(piece) {
             if let Some(pace) = &mut pace {
                 pace.wait_for(piece.len());
             }
             traffic.note_sent(piece.len());
             output.write_all(piece)?;
+            clock.pieces.fetch_add(1, Ordering::Relaxed);
         }
         clock.note(&clock.busy, started);
         clock.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);

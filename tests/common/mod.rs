@@ -7,8 +7,13 @@
 // Each test file compiles its own copy of this module and uses only a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod crowd;
+pub(crate) mod daemon;
+pub(crate) mod net;
 pub(crate) mod pair;
+pub(crate) mod relay;
 pub(crate) mod sshd;
+pub(crate) mod terminal;
 pub(crate) mod tree;
 pub(crate) mod user;
 pub(crate) mod wire;
@@ -33,12 +38,22 @@ pub(crate) struct TempDir {
 
 impl TempDir {
     pub(crate) fn new() -> TempDir {
+        TempDir::below(&std::env::temp_dir())
+    }
+
+    /// In memory where there is such a folder: for tests of many runs that wait for the disk.
+    pub(crate) fn in_memory() -> TempDir {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { TempDir::below(memory) } else { TempDir::new() }
+    }
+
+    fn below(folder: &Path) -> TempDir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let nanos =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("psync-test-{}-{count}-{nanos}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = folder.join(name);
         fs::create_dir(&path).expect("the temporary folder can be created");
         set_mode(&path, 0o700);
         TempDir { path }
@@ -119,6 +134,19 @@ pub(crate) fn local_rsh(temp: &TempDir) -> String {
     fs::write(&script, text).expect("the rsh script can be written");
     set_mode(&script, 0o755);
     script.display().to_string()
+}
+
+/// A command that is killed before its so manieth rename, if it makes so many.
+pub(crate) fn killed_before_rename(command: &Command, rename: usize) -> Command {
+    let mut killed = Command::new(require_program("strace"));
+    killed.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e"]);
+    killed.arg(format!("inject=renameat2:signal=SIGKILL:when={rename}"));
+    killed.arg(command.get_program()).args(command.get_args()).env_clear();
+    killed.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        killed.current_dir(folder);
+    }
+    killed
 }
 
 /// Runs a command to its end.

@@ -270,7 +270,8 @@ impl Entry {
             }
             _ => Kind::Other,
         };
-        let mtime_ns = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+        let mtime_ns =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Entry { kind, mode: metadata.mode() & 0o7777, mtime_ns }
     }
 

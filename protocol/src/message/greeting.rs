@@ -4,6 +4,7 @@ use super::TEXT_MAX;
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
 use crate::path::{PATH_MAX, RelPath};
+use crate::signed::Expected;
 use crate::version::{IndexId, ReplicaId};
 use crate::{VERSION_MAX, VERSION_MIN};
 
@@ -17,6 +18,9 @@ pub const EXCEPTIONS_MAX: usize = 4096;
 pub const EXCEPTION_BYTES: usize = 256 << 10;
 /// Most bytes of the paths of all exceptions of a statement: its reader keeps them in memory.
 pub const STATEMENT_EXCEPTION_BYTES: usize = 64 << 20;
+/// Bits of a greeting: the plan is not carried out; it is rehearsed.
+const DRY_RUN: u8 = 1 << 2;
+const REHEARSAL: u8 = 1 << 5;
 /// Most directories in the path to a root.
 const PLACES_MAX: usize = 256;
 
@@ -57,6 +61,36 @@ pub enum Flow {
     ToInitiator,
 }
 
+/// What will become of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// It is carried out.
+    CarryOut,
+    /// It is shown: none will be sent.
+    Show,
+    /// It is sent, and both ends count what it would cost on the line: contents do not travel, and
+    /// nothing is changed.
+    Rehearse,
+}
+
+impl Intent {
+    fn bits(self) -> u8 {
+        match self {
+            Intent::CarryOut => 0,
+            Intent::Show => DRY_RUN,
+            Intent::Rehearse => DRY_RUN | REHEARSAL,
+        }
+    }
+
+    fn of_bits(bits: u8) -> Intent {
+        match (bits & DRY_RUN, bits & REHEARSAL) {
+            (0, _) => Intent::CarryOut,
+            (_, 0) => Intent::Show,
+            _ => Intent::Rehearse,
+        }
+    }
+}
+
 /// One `--include` or `--exclude`, in gitignore syntax; the first that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -81,23 +115,23 @@ pub struct Hello {
     pub replica: ReplicaId,
     /// The life of its index.
     pub index: IndexId,
-    /// Whom it met at this place last time, if anybody.
-    pub expected: Option<(ReplicaId, IndexId)>,
+    /// Whom it met at this place last time, if anybody, and how that ended.
+    pub expected: Option<Expected>,
     /// The highest sequence number of the expected peer that it has processed.
     pub processed: u64,
     /// Fresh random bytes.
     pub nonce: [u8; 16],
     /// Which way changes go.
     pub flow: Flow,
-    /// The plan will be shown, not carried out.
-    pub dry_run: bool,
+    /// What will become of the plan.
+    pub intent: Intent,
     /// A person said that a tree which is empty now is meant to be: the responder need not stop.
     pub accepts_empty: bool,
     /// Filters given on the command line.
     pub filters: Vec<Filter>,
     /// Keyed digests of the root directory and of each directory above it, the root first: how
-    /// two ends on one machine see that their roots overlap.
-    pub places: Vec<u64>,
+    /// two ends on one machine see that their roots overlap. Only the root's where a peer is expected.
+    pub places: Vec<u32>,
 }
 
 impl Hello {
@@ -113,13 +147,13 @@ impl Hello {
             Flow::ToResponder => 1,
             Flow::ToInitiator => 2,
         };
-        let flags = u8::from(self.dry_run) << 2
+        let flags = self.intent.bits()
             | u8::from(self.expected.is_some()) << 3
             | u8::from(self.accepts_empty) << 4;
         out.push(flow | flags);
-        if let Some((replica, index)) = self.expected {
-            out.put_raw(&replica.0);
-            out.put_raw(&index.0);
+        if let Some(Expected { replica, heads }) = self.expected {
+            out.put_raw(&replica);
+            out.put_raw(&heads);
         }
         out.put_varint(self.processed);
         out.put_raw(&self.nonce);
@@ -153,7 +187,10 @@ impl Hello {
         };
         let expected = match bits & 8 {
             0 => None,
-            _ => Some((ReplicaId(r.array("a replica's id")?), IndexId(r.array("an index id")?))),
+            _ => Some(Expected {
+                replica: r.array("a digest of a replica's id")?,
+                heads: r.array("a digest of a session's end")?,
+            }),
         };
         Ok(Hello {
             version_min,
@@ -166,13 +203,13 @@ impl Hello {
             processed: r.number("a sequence number")?,
             nonce: r.array("a nonce")?,
             flow,
-            dry_run: bits & 4 != 0,
+            intent: Intent::of_bits(bits),
             accepts_empty: bits & 16 != 0,
             filters: (0..r.count("a count of filters", FILTERS_MAX)?)
                 .map(|_| Filter::decode(r))
                 .collect::<Result<_, _>>()?,
             places: (0..r.count("a count of places", PLACES_MAX)?)
-                .map(|_| Ok(u64::from_le_bytes(r.array("a place")?)))
+                .map(|_| Ok(u32::from_le_bytes(r.array("a place")?)))
                 .collect::<Result<_, DecodeError>>()?,
         })
     }
@@ -190,7 +227,7 @@ impl Hello {
             processed: 0,
             nonce: [0; 16],
             flow: Flow::TwoWay,
-            dry_run: true,
+            intent: Intent::Show,
             accepts_empty: false,
             filters: Vec::new(),
             places: Vec::new(),
@@ -236,50 +273,79 @@ pub struct Welcome {
     pub features: u64,
     /// How its bytes travel from here on.
     pub codec: StreamCodec,
-    /// Who it is.
-    pub replica: ReplicaId,
-    /// The life of its index.
-    pub index: IndexId,
+    /// Who it is, and the life of its index; none where it is whom the initiator expects.
+    pub who: Option<(ReplicaId, IndexId)>,
+    /// Whether their last session ended here as the initiator says.
+    pub joined: bool,
     /// Fresh random bytes.
     pub nonce: [u8; 16],
     /// What it makes of the statement.
     pub verdict: Verdict,
+    /// Keyed digest of its root directory.
+    pub place: Option<u32>,
 }
+
+/// Bits of a welcome.
+const FIRST_CONTACT: u8 = 1;
+const RESTATE: u8 = 2;
+const AS_EXPECTED: u8 = 4;
+const JOINED: u8 = 8;
+const PLACED: u8 = 16;
 
 impl Welcome {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(self.version);
         out.put_varint(self.features);
         out.push(self.codec.number());
-        out.put_raw(&self.replica.0);
-        out.put_raw(&self.index.0);
-        out.put_raw(&self.nonce);
-        match self.verdict {
-            Verdict::Proceed { first_contact } => out.push(u8::from(first_contact)),
-            Verdict::Restate { since, first_contact } => {
-                out.push(if first_contact { 3 } else { 2 });
-                out.put_varint(since);
-            }
+        let (verdict, first_contact) = match self.verdict {
+            Verdict::Proceed { first_contact } => (0, first_contact),
+            Verdict::Restate { first_contact, .. } => (RESTATE, first_contact),
+        };
+        let bit = |bit, is_set| if is_set { bit } else { 0 };
+        out.push(
+            verdict
+                | bit(FIRST_CONTACT, first_contact)
+                | bit(AS_EXPECTED, self.who.is_none())
+                | bit(JOINED, self.joined)
+                | bit(PLACED, self.place.is_some()),
+        );
+        if let Some((replica, index)) = self.who {
+            out.put_raw(&replica.0);
+            out.put_raw(&index.0);
         }
+        out.put_raw(&self.nonce);
+        if let Verdict::Restate { since, .. } = self.verdict {
+            out.put_varint(since);
+        }
+        self.place.iter().for_each(|place| out.put_raw(&place.to_le_bytes()));
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Welcome, DecodeError> {
-        Ok(Welcome {
-            version: r.varint("the version")?,
-            features: r.varint("the features")?,
-            codec: StreamCodec::decode(r)?,
-            replica: ReplicaId(r.array("a replica's id")?),
-            index: IndexId(r.array("an index id")?),
-            nonce: r.array("a nonce")?,
-            verdict: match r.u8("a verdict")? {
-                n @ (0 | 1) => Verdict::Proceed { first_contact: n == 1 },
-                n @ (2 | 3) => Verdict::Restate {
-                    since: r.number("a sequence number")?,
-                    first_contact: n == 3,
-                },
-                _ => return Err(DecodeError::Invalid("a verdict")),
-            },
-        })
+        let (version, features) = (r.varint("the version")?, r.varint("the features")?);
+        let codec = StreamCodec::decode(r)?;
+        let bits = r.u8("a verdict")?;
+        if bits & !(FIRST_CONTACT | RESTATE | AS_EXPECTED | JOINED | PLACED) != 0 {
+            return Err(DecodeError::Invalid("a verdict"));
+        }
+        let is_set = |bit| bits & bit != 0;
+        let who = match is_set(AS_EXPECTED) {
+            true => None,
+            false => {
+                Some((ReplicaId(r.array("a replica's id")?), IndexId(r.array("an index id")?)))
+            }
+        };
+        let nonce = r.array("a nonce")?;
+        let first_contact = is_set(FIRST_CONTACT);
+        let verdict = match is_set(RESTATE) {
+            false => Verdict::Proceed { first_contact },
+            true => Verdict::Restate { since: r.number("a sequence number")?, first_contact },
+        };
+        let place = match is_set(PLACED) {
+            true => Some(u32::from_le_bytes(r.array("a place")?)),
+            false => None,
+        };
+        let joined = is_set(JOINED);
+        Ok(Welcome { version, features, codec, who, joined, nonce, verdict, place })
     }
 }
 
@@ -368,6 +434,10 @@ fn decode_exceptions(r: &mut Reader<'_>) -> Result<Vec<RelPath>, DecodeError> {
     Ok(except)
 }
 
+/// Bits of a statement's coverage.
+const EVERYTHING: u8 = 1;
+const SCOPE_IS_KNOWN: u8 = 2;
+
 /// Introduces an end's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
@@ -375,8 +445,9 @@ pub struct Statement {
     pub sequence: u64,
     /// How many entries its tree has (tombstones not counted).
     pub live: u64,
-    /// Digest of its filters: when it changes, everything is stated again.
-    pub scope: [u8; 8],
+    /// Digest of its filters: when it changes, everything is stated again. None where it is what it
+    /// was when the two met last, and they agree on when that was.
+    pub scope: Option<[u8; 8]>,
     /// What the rows cover.
     pub coverage: Coverage,
 }
@@ -385,26 +456,31 @@ impl Statement {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(self.sequence);
         out.put_varint(self.live);
-        out.put_raw(&self.scope);
+        let known = if self.scope.is_none() { SCOPE_IS_KNOWN } else { 0 };
         match self.coverage {
             Coverage::Changes { since } => {
-                out.push(0);
+                out.push(known);
                 out.put_varint(since);
             }
-            Coverage::Everything => out.push(1),
+            Coverage::Everything => out.push(EVERYTHING | known),
         }
+        self.scope.iter().for_each(|scope| out.put_raw(scope));
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Statement, DecodeError> {
-        Ok(Statement {
-            sequence: r.number("a sequence number")?,
-            live: r.number("a count of entries")?,
-            scope: r.array("a scope digest")?,
-            coverage: match r.u8("a coverage")? {
-                0 => Coverage::Changes { since: r.number("a sequence number")? },
-                1 => Coverage::Everything,
-                _ => return Err(DecodeError::Invalid("a coverage")),
-            },
-        })
+        let (sequence, live) = (r.number("a sequence number")?, r.number("a count of entries")?);
+        let bits = r.u8("a coverage")?;
+        if bits & !(EVERYTHING | SCOPE_IS_KNOWN) != 0 {
+            return Err(DecodeError::Invalid("a coverage"));
+        }
+        let coverage = match bits & EVERYTHING {
+            0 => Coverage::Changes { since: r.number("a sequence number")? },
+            _ => Coverage::Everything,
+        };
+        let scope = match bits & SCOPE_IS_KNOWN {
+            0 => Some(r.array("a scope digest")?),
+            _ => None,
+        };
+        Ok(Statement { sequence, live, scope, coverage })
     }
 }

@@ -1,17 +1,21 @@
 //! The messages, each with its fields and limits. Encoding and decoding of one never look at
 //! another; which may come when is the business of [`crate::session`].
 
+mod counted;
 mod greeting;
 mod marks;
+mod seal;
 mod transfer;
 mod tree;
 
+pub use counted::{COSTS, COUNTED_RUNS_MAX, Costs, Counted};
 pub use greeting::{
-    Coverage, EXCEPTION_BYTES, EXCEPTIONS_MAX, Filter, Flow, Hello, MOVED_MAX, Moved,
+    Coverage, EXCEPTION_BYTES, EXCEPTIONS_MAX, Filter, Flow, Hello, Intent, MOVED_MAX, Moved,
     STATEMENT_EXCEPTION_BYTES, Statement, StreamCodec, Verdict, Welcome,
 };
 pub(crate) use marks::parts as mark_parts;
 pub use marks::{MARKS_MAX, Mark};
+pub use seal::Seal;
 pub use transfer::{
     Against, Base, DeltaOp, DeltaPiece, Done, FRESH_MAX, Failure, FailureKind, PATCH_BYTES,
     PATCHES_MAX, PIECES_MAX, Patched, Patches, Plan, Problem, ProblemKind, Proof, SEGMENT_BYTES,
@@ -105,6 +109,10 @@ pub enum Message {
     Known(Known),
     /// Some of these changes, see [`crate::changes`].
     Changes(Vec<u8>),
+    /// What a rehearsal says in the place of contents.
+    Counted(Counted),
+    /// The signature of a statement or a plan.
+    Seal(Seal),
 }
 
 macro_rules! message_types {
@@ -161,6 +169,8 @@ message_types! {
     Unresolved = 29;
     Known = 30;
     Changes = 31;
+    Counted = 32;
+    Seal = 33;
 }
 
 impl Message {
@@ -197,6 +207,8 @@ impl Message {
             Message::Segment(segment) => segment.encode(&mut out),
             Message::Unresolved(unresolved) => unresolved.encode(&mut out),
             Message::Known(known) => known.encode(&mut out),
+            Message::Counted(counted) => counted.encode(&mut out),
+            Message::Seal(seal) => seal.encode(&mut out),
             Message::Proof(Proof(root)) => out.put_raw(root),
             Message::End | Message::Ping(0) => {}
             Message::Ping(rate) => out.put_varint(*rate),
@@ -252,6 +264,8 @@ fn decode_payload(type_byte: u8, payload: &[u8]) -> Result<Message, DecodeError>
         22 => Message::Proof(Proof(r.array("a proof")?)),
         30 => Message::Known(Known::decode(r)?),
         31 => return Ok(Message::Changes(payload.to_vec())),
+        32 => Message::Counted(Counted::decode(r)?),
+        33 => Message::Seal(Seal::decode(r)?),
         23 => Message::Segment(Segment::decode(r)?),
         19 => Message::Moved(Moved::decode(r)?),
         24 => Message::Tree(Tree::decode(r)?),

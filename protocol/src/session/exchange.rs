@@ -1,5 +1,5 @@
 //! Carrying out a plan, the same for both ends: flights of contents and wants, by turns, until
-//! both have said `Done`.
+//! both have said `Done`. Of a rehearsal the same flights, in which contents are counted instead of sent.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,16 @@ use crate::Role;
 use crate::entry::ContentHash;
 use crate::error::ProtocolError;
 use crate::message::{
-    Against, DeltaOp, Done, Failure, Message, Patches, Problem, Proof, SIGNATURES_MAX, Segment,
-    Unresolved, Want, WantDelta,
+    Against, Counted, DeltaOp, Done, Failure, Intent, Message, Patches, Problem, Proof,
+    SIGNATURES_MAX, Segment, Unresolved, Want, WantDelta,
 };
 
 /// What both ends keep book of.
 #[derive(Debug)]
 struct Book {
     paths: u64,
+    /// Whether contents are counted, and do not travel.
+    rehearsal: bool,
     /// What the end that talks has to send in this flight.
     owed: BTreeSet<u64>,
     /// What the end that talks has asked for in this flight.
@@ -36,9 +38,10 @@ struct Book {
 }
 
 impl Book {
-    fn first(paths: usize) -> Book {
+    fn first(paths: usize, intent: Intent) -> Book {
         Book {
             paths: paths as u64,
+            rehearsal: intent == Intent::Rehearse,
             owed: BTreeSet::new(),
             asked: BTreeSet::new(),
             given: Some(BTreeSet::new()),
@@ -89,13 +92,18 @@ impl Book {
                 Some(rest) => self.signature = rest,
                 None => return contradiction("a signature is longer than announced"),
             },
-            Message::File(index) => {
+            Message::Counted(counted) if self.rehearsal => {
+                if !counted.contents.iter().cloned().flatten().all(|index| self.takes(index)) {
+                    return contradiction("a content was not asked for");
+                }
+            }
+            Message::File(index) if !self.rehearsal => {
                 if self.open.is_some() || !self.takes(*index) {
                     return contradiction("a content was not asked for");
                 }
                 self.open = Some(*index);
             }
-            Message::Patches(patches) => {
+            Message::Patches(patches) if !self.rehearsal => {
                 if self.open.is_some()
                     || !patches.contents.iter().all(|content| self.takes(content.index))
                 {
@@ -143,6 +151,7 @@ impl Book {
     fn turned(self) -> Book {
         Book {
             paths: self.paths,
+            rehearsal: self.rehearsal,
             owed: self.asked,
             asked: BTreeSet::new(),
             given: None,
@@ -225,13 +234,15 @@ pub enum Event {
     FileFailed(Failure),
     /// It has carried out its part.
     Done(Done),
+    /// What would have come, and what it would have cost.
+    Counted(Counted),
     /// A person should hear of this.
     Problem(Problem),
 }
 
 impl Talking {
-    pub(super) fn first(role: Role, paths: usize) -> Talking {
-        Talking { role, book: Book::first(paths) }
+    pub(super) fn first(role: Role, paths: usize, intent: Intent) -> Talking {
+        Talking { role, book: Book::first(paths, intent) }
     }
 
     /// Which end this is.
@@ -265,8 +276,8 @@ impl Talking {
 }
 
 impl Listening {
-    pub(super) fn first(role: Role, paths: usize) -> Listening {
-        Listening { role, book: Book::first(paths) }
+    pub(super) fn first(role: Role, paths: usize, intent: Intent) -> Listening {
+        Listening { role, book: Book::first(paths, intent) }
     }
 
     /// Which end this is.
@@ -295,6 +306,7 @@ impl Listening {
             Message::Proof(proof) => Event::Proof(proof),
             Message::FileEnd(hash) => Event::FileEnd(hash),
             Message::FileFailed(failure) => Event::FileFailed(failure),
+            Message::Counted(counted) => Event::Counted(counted),
             Message::Done(done) => Event::Done(done),
             Message::Problem(problem) => Event::Problem(problem),
             _ => Event::Nothing,

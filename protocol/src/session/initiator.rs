@@ -7,19 +7,21 @@ use super::{
 use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Props, Row};
-use crate::error::ProtocolError;
-use crate::manifest;
+use crate::error::{DecodeError, ProtocolError};
+use crate::manifest::{self, Budget, Parties};
 use crate::message::{
-    Common, Counterpart, Coverage, Demand, Hello, MOVED_MAX, Mark, Message, Moved, Patches, Plan,
-    Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
+    Common, Counterpart, Coverage, Demand, Hello, Intent, MOVED_MAX, Mark, Message, Moved, Patches,
+    Plan, Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree, Verdict, Welcome,
 };
-use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
+use crate::{IndexId, RelPath, ReplicaId, Role, VERSION_MAX, VERSION_MIN, Version};
 
 /// Before the first byte.
 #[derive(Debug)]
 pub struct Opening {
     key: CheckKey,
     replica: crate::ReplicaId,
+    intent: Intent,
+    expected: Option<(ReplicaId, IndexId)>,
 }
 
 /// The greeting is out; the statement has to follow.
@@ -27,17 +29,26 @@ pub struct Opening {
 pub struct Stating {
     key: CheckKey,
     replica: crate::ReplicaId,
+    intent: Intent,
+    expected: Option<(ReplicaId, IndexId)>,
 }
 
 impl Opening {
-    /// For the end that greets with this `hello`.
+    /// For the end that greets with this `hello` and expects nobody.
     pub fn new(hello: &Hello) -> Opening {
-        Opening { key: CheckKey::new(hello.replica, &hello.nonce), replica: hello.replica }
+        let key = CheckKey::new(hello.replica, &hello.nonce);
+        Opening { key, replica: hello.replica, intent: hello.intent, expected: None }
+    }
+
+    /// Whom this end expects, as its greeting says.
+    pub fn expecting(self, expected: Option<(ReplicaId, IndexId)>) -> Opening {
+        Opening { expected, ..self }
     }
 
     /// The greeting is sent.
     pub fn greeted(self) -> Stating {
-        Stating { key: self.key, replica: self.replica }
+        let Opening { key, replica, intent, expected } = self;
+        Stating { key, replica, intent, expected }
     }
 }
 
@@ -45,6 +56,10 @@ impl Stating {
     /// The key under which this end states its rows.
     pub fn key(&self) -> &CheckKey {
         &self.key
+    }
+
+    fn parties(&self) -> Parties {
+        parties(self.replica, self.expected)
     }
 
     /// States rows (sorted by path) one by one and gives the turn to the responder.
@@ -71,7 +86,7 @@ impl Stating {
         let may_fold = moved.len() <= MOVED_MAX
             && exceptions <= STATEMENT_EXCEPTION_BYTES
             && matches!(statement.coverage, Coverage::Changes { .. });
-        let mut messages = stated(statement, if may_fold { told } else { &rows });
+        let mut messages = stated(statement, if may_fold { told } else { &rows }, self.parties());
         if may_fold {
             messages.extend(moved.into_iter().map(Message::Moved));
         }
@@ -88,7 +103,7 @@ impl Stating {
         told: &[Row<Check>],
         tree: Tree,
     ) -> (Vec<Message>, AwaitingAnswer) {
-        let mut messages = stated(statement, told);
+        let mut messages = stated(statement, told, self.parties());
         messages.extend([Message::Tree(tree), Message::End]);
         (messages, self.await_answer(rows))
     }
@@ -97,6 +112,8 @@ impl Stating {
         AwaitingAnswer {
             key: self.key,
             replica: self.replica,
+            intent: self.intent,
+            expected: self.expected,
             rows,
             twins: Vec::new(),
             first: true,
@@ -104,6 +121,7 @@ impl Stating {
             statement: None,
             demand: None,
             marks: Vec::new(),
+            pairs: Budget::pairs(),
             theirs: None,
             counterparts: Vec::new(),
             props: Steps::default(),
@@ -111,6 +129,7 @@ impl Stating {
             proof: None,
             manners: Manners::default(),
             altered: None,
+            sealed: false,
         }
     }
 
@@ -136,8 +155,13 @@ impl Stating {
     }
 }
 
-fn stated(statement: Statement, rows: &[Row<Check>]) -> Vec<Message> {
-    let batches = manifest::encode(rows).into_iter().map(Message::Rows);
+/// Who talks, as this end sees it.
+fn parties(replica: ReplicaId, expected: Option<(ReplicaId, IndexId)>) -> Parties {
+    Parties { initiator: Some(replica), responder: expected.map(|(responder, _)| responder) }
+}
+
+fn stated(statement: Statement, rows: &[Row<Check>], parties: Parties) -> Vec<Message> {
+    let batches = manifest::encode_between(rows, parties).into_iter().map(Message::Rows);
     std::iter::once(Message::Statement(statement)).chain(batches).collect()
 }
 
@@ -146,6 +170,8 @@ fn stated(statement: Statement, rows: &[Row<Check>]) -> Vec<Message> {
 pub struct AwaitingAnswer {
     key: CheckKey,
     replica: crate::ReplicaId,
+    intent: Intent,
+    expected: Option<(ReplicaId, IndexId)>,
     rows: Vec<Row<Check>>,
     /// What both have, as far as this end can tell: the responder's properties are still missing.
     twins: Vec<Twin>,
@@ -154,6 +180,8 @@ pub struct AwaitingAnswer {
     statement: Option<Statement>,
     demand: Option<Demand>,
     marks: Vec<Mark>,
+    /// How many pairs the versions in marks may still have.
+    pairs: Budget,
     theirs: Option<Rows>,
     counterparts: Vec<Counterpart>,
     props: Steps,
@@ -161,6 +189,7 @@ pub struct AwaitingAnswer {
     proof: Option<Proof>,
     manners: Manners,
     altered: Option<ChangesReader>,
+    sealed: bool,
 }
 
 /// What a message of the answer led to.
@@ -174,11 +203,29 @@ pub enum AnswerStep {
     Turn(Deciding),
 }
 
+/// Counts the versions that marks name. Marks in a run share theirs.
+fn take_pairs(marks: &[Mark], pairs: &mut Budget) -> Result<(), DecodeError> {
+    let mut last: Option<&Version> = None;
+    for mark in marks {
+        if let Mark::Same { content, props } = mark
+            && !last.is_some_and(|last| std::ptr::eq(last.pairs(), content.pairs()))
+        {
+            pairs.take((content.pairs().len() + props.pairs().len()) as u64)?;
+            last = Some(content);
+        }
+    }
+    Ok(())
+}
+
 /// The responder's whole answer.
 #[derive(Debug)]
 pub struct Answer {
-    /// Who answers.
+    /// How it greeted.
     pub welcome: Welcome,
+    /// Who answers.
+    pub replica: ReplicaId,
+    /// The life of its index.
+    pub index: IndexId,
     /// What its rows cover.
     pub statement: Statement,
     /// How its rows stand to ours; empty if it has to be told more first.
@@ -212,6 +259,9 @@ pub struct Given {
 impl AwaitingAnswer {
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<AnswerStep, ProtocolError> {
+        if self.sealed && !matches!(message, Message::Ping(_) | Message::End) {
+            return Err(refuse(message, ANSWER.0, ANSWER.1));
+        }
         match (message, &self.welcome, &self.statement) {
             (Message::Ping(_), Some(_), _) => {}
             (Message::Welcome(welcome), None, _) => {
@@ -223,19 +273,26 @@ impl AwaitingAnswer {
                         theirs_max: welcome.version,
                     });
                 }
+                if welcome.who.is_none() && self.expected.is_none() {
+                    return Err(ProtocolError::Contradiction("the responder is not told"));
+                }
+                self.expected = welcome.who.or(self.expected);
                 self.welcome = Some(welcome);
             }
             (Message::Problem(problem), Some(_), None) => {
                 return Ok(AnswerStep::Problem(self, problem));
             }
             (Message::Statement(statement), Some(welcome), None) => {
-                self.theirs = Some(Rows::new(CheckKey::new(welcome.replica, &welcome.nonce)));
+                let key = self.expected.map(|(replica, _)| CheckKey::new(replica, &welcome.nonce));
+                let parties = parties(self.replica, self.expected);
+                self.theirs = key.map(|key| Rows::new(key, parties));
                 self.statement = Some(statement);
             }
             (Message::Demand(demand), _, Some(_)) if self.may_demand(&demand) => {
                 self.demand = Some(demand);
             }
             (Message::Marks(marks), _, Some(_)) if self.may_be_marked() => {
+                take_pairs(&marks, &mut self.pairs).map_err(broken("Marks"))?;
                 self.marks.extend(marks);
                 if self.marks.len() > self.rows.len() {
                     return Err(ProtocolError::Contradiction("there is not one mark for each row"));
@@ -283,7 +340,8 @@ impl AwaitingAnswer {
             (Message::Proof(proof), ..) if self.given.is_some() && self.proof.is_none() => {
                 self.proof = Some(proof);
             }
-            (Message::End, ..) if self.theirs.is_some() => {
+            (Message::Seal(_), ..) if self.theirs.is_some() => self.sealed = true,
+            (Message::End, ..) if self.sealed => {
                 return self.complete().map(AnswerStep::Turn);
             }
             (other, ..) => {
@@ -347,8 +405,8 @@ impl AwaitingAnswer {
 
     fn complete(self) -> Result<Deciding, ProtocolError> {
         let incomplete = ProtocolError::Contradiction("an answer is incomplete");
-        let (Some(mut welcome), Some(statement), Some(theirs)) =
-            (self.welcome, self.statement, self.theirs)
+        let (Some(mut welcome), Some((replica, index)), Some(statement), Some(theirs)) =
+            (self.welcome, self.expected, self.statement, self.theirs)
         else {
             return Err(incomplete);
         };
@@ -396,10 +454,22 @@ impl AwaitingAnswer {
         let (demand, ours) = (self.demand, self.rows);
         let marks = self.manners.of_rows(&ours).restore(self.marks);
         let altered = self.altered.map(ChangesReader::finish);
-        let answer =
-            Answer { welcome, statement, marks, rows, ours, given, demand, twins, altered };
+        let answer = Answer {
+            welcome,
+            replica,
+            index,
+            statement,
+            marks,
+            rows,
+            ours,
+            given,
+            demand,
+            twins,
+            altered,
+        };
         let (manners, theirs) = (self.manners, Manners::default());
-        Ok(Deciding { key: self.key, replica: self.replica, manners, theirs, answer })
+        let Self { key, replica, intent, .. } = self;
+        Ok(Deciding { key, replica, intent, manners, theirs, answer })
     }
 }
 
@@ -407,7 +477,7 @@ impl AwaitingAnswer {
 const ANSWER: (&str, &str) = (
     "waiting for the answer",
     "Welcome, Problem, Statement, then Demand or Marks, Rows, and Patches and Proof or Known and Changes \
-     or Counterparts and Props, then End in this order",
+     or Counterparts and Props, then Seal and End in this order",
 );
 
 /// The properties that are a step away from those of a row, and that such an entry can have.
@@ -421,6 +491,7 @@ fn away(step: &PropsStep, row: &Row<Check>) -> Result<Props, ProtocolError> {
 pub struct Deciding {
     key: CheckKey,
     replica: crate::ReplicaId,
+    intent: Intent,
     manners: Manners,
     theirs: Manners,
     /// The responder's answer.
@@ -433,9 +504,13 @@ impl Deciding {
         &self.key
     }
 
+    fn parties(&self) -> Parties {
+        parties(self.replica, Some((self.answer.replica, self.answer.index)))
+    }
+
     /// The key under which the responder states its rows.
     pub fn their_key(&self) -> CheckKey {
-        CheckKey::new(self.answer.welcome.replica, &self.answer.welcome.nonce)
+        CheckKey::new(self.answer.replica, &self.answer.welcome.nonce)
     }
 
     /// Puts rows, sorted by path, in the place of the answer's changes. Says whether no path is
@@ -455,7 +530,7 @@ impl Deciding {
         statement: Statement,
         rows: Vec<Row<Check>>,
     ) -> (Vec<Message>, AwaitingAnswer) {
-        let mut messages = stated(statement, &rows);
+        let mut messages = stated(statement, &rows, self.parties());
         messages.push(Message::End);
         (messages, self.await_another(rows, Vec::new()))
     }
@@ -471,7 +546,7 @@ impl Deciding {
         props: &[PropsStep],
         twins: Vec<Twin>,
     ) -> (Vec<Message>, AwaitingAnswer) {
-        let mut messages = stated(statement, &rows);
+        let mut messages = stated(statement, &rows, self.parties());
         messages.push(Message::Common(common));
         messages.extend(Steps::messages(props));
         messages.push(Message::End);
@@ -484,7 +559,9 @@ impl Deciding {
         if let Verdict::Restate { first_contact, .. } = welcome.verdict {
             welcome.verdict = Verdict::Proceed { first_contact };
         }
-        let stating = Stating { key: self.key, replica: self.replica };
+        let expected = Some((self.answer.replica, self.answer.index));
+        let Deciding { key, replica, intent, .. } = self;
+        let stating = Stating { key, replica, intent, expected };
         let welcome = Some(welcome);
         AwaitingAnswer { first: false, welcome, twins, ..stating.await_answer(rows) }
     }
@@ -505,7 +582,7 @@ impl Deciding {
         self.answer.demand = None;
         self.manners = Manners::default();
         self.answer.marks = blank_marks(&rows);
-        let messages = stated(statement, &rows);
+        let messages = stated(statement, &rows, self.parties());
         self.answer.ours = rows;
         Ok((messages, self))
     }
@@ -545,9 +622,11 @@ impl Deciding {
         let travelling = self.manners.of_paths(&self.theirs, &paths).arrange(&decisions);
         let parts = Plan::parts(counter, extra.len() as u64, &travelling).into_iter();
         let mut messages: Vec<Message> = parts.map(Message::Plan).collect();
-        messages.extend(manifest::encode(&extra).into_iter().map(Message::Rows));
+        messages.extend(
+            manifest::encode_between(&extra, self.parties()).into_iter().map(Message::Rows),
+        );
         paths.add_extra(extra)?;
-        let talking = Talking::first(Role::Initiator, paths.len());
+        let talking = Talking::first(Role::Initiator, paths.len(), self.intent);
         let planner = Planner { replica: self.replica, counter };
         Ok((messages, Agreement { paths, decisions, planner }, talking))
     }

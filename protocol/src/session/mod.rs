@@ -18,7 +18,8 @@
 //!   contents, wants, Done, End  <---------->  contents, wants, Done, End
 //! ```
 //!
-//! Where nothing is to be done the initiator closes the line instead of sending a plan.
+//! Where nothing is to be done the initiator closes the line instead of sending a plan. In a rehearsal
+//! `Counted` says which contents would have come.
 
 mod exchange;
 mod initiator;
@@ -37,7 +38,7 @@ use crate::codec::NUMBER_MAX;
 use crate::decision::Decision;
 use crate::entry::{Check, CheckKey, Content, Row};
 use crate::error::{DecodeError, ProtocolError};
-use crate::manifest::ManifestReader;
+use crate::manifest::{ManifestReader, Parties};
 use crate::message::{Counterpart, Mark, Message, PROPS_MAX, PropsStep};
 
 /// The paths that a plan is about, in order: each path of either manifest once, with the rows
@@ -362,8 +363,8 @@ impl Steps {
 pub(crate) struct Rows(ManifestReader);
 
 impl Rows {
-    pub(crate) fn new(key: CheckKey) -> Rows {
-        Rows(ManifestReader::new(key))
+    pub(crate) fn new(key: CheckKey, parties: Parties) -> Rows {
+        Rows(ManifestReader::new(key).between(parties))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -10,11 +10,11 @@ use crate::changes::{self, Altered, ChangesReader};
 use crate::decision::{Decision, Planner};
 use crate::entry::{Check, CheckKey, Row};
 use crate::error::{DecodeError, ProtocolError};
-use crate::manifest;
+use crate::manifest::{self, Parties};
 use crate::message::{
-    COUNTERPARTS_MAX, Common, Counterparts, Coverage, Demand, Hello, MOVED_MAX, Mark, Message,
-    Moved, Patches, Plan, Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement, Tree,
-    Verdict, Welcome, mark_parts,
+    COUNTERPARTS_MAX, Common, Counterparts, Coverage, Demand, Hello, Intent, MOVED_MAX, Mark,
+    Message, Moved, Patches, Plan, Problem, Proof, PropsStep, STATEMENT_EXCEPTION_BYTES, Statement,
+    Tree, Verdict, Welcome, mark_parts,
 };
 use crate::{RelPath, Role, VERSION_MAX, VERSION_MIN};
 
@@ -37,7 +37,7 @@ impl AwaitingHello {
             });
         }
         let key = CheckKey::new(hello.replica, &hello.nonce);
-        let common = Ends { replica: hello.replica, key };
+        let common = Ends { replica: hello.replica, me: None, key, intent: hello.intent };
         let awaiting = AwaitingStatement {
             common,
             greeted: false,
@@ -45,6 +45,7 @@ impl AwaitingHello {
             moves: Moves::default(),
             altered: None,
             tree: None,
+            sealed: false,
         };
         Ok((hello, awaiting))
     }
@@ -58,7 +59,19 @@ pub fn common_version(hello: &Hello) -> u64 {
 #[derive(Debug, Clone)]
 struct Ends {
     replica: crate::ReplicaId,
+    me: Option<crate::ReplicaId>,
     key: CheckKey,
+    intent: Intent,
+}
+
+impl Ends {
+    fn parties(&self) -> Parties {
+        Parties { initiator: Some(self.replica), responder: self.me }
+    }
+
+    fn rows(&self) -> Rows {
+        Rows::new(self.key.clone(), self.parties())
+    }
 }
 
 /// The initiator states its rows.
@@ -70,6 +83,7 @@ pub struct AwaitingStatement {
     moves: Moves,
     altered: Option<ChangesReader>,
     tree: Option<Tree>,
+    sealed: bool,
 }
 
 /// The moved directories of one statement. Whoever has their rows makes as many of them as its own
@@ -144,6 +158,12 @@ pub struct Shared {
 }
 
 impl AwaitingStatement {
+    /// Who this end is.
+    pub fn answered_by(mut self, replica: crate::ReplicaId) -> AwaitingStatement {
+        self.common.me = Some(replica);
+        self
+    }
+
     /// The key under which the initiator states its rows.
     pub fn their_key(&self) -> &CheckKey {
         &self.common.key
@@ -151,10 +171,13 @@ impl AwaitingStatement {
 
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<StatementStep, ProtocolError> {
+        if self.sealed && !matches!(message, Message::Ping(_) | Message::End) {
+            return Err(refuse(message, "after a statement", "End"));
+        }
         match (message, self.statement.take()) {
             (Message::Ping(_), statement) => self.statement = statement,
             (Message::Statement(statement), None) => {
-                self.statement = Some((statement, Rows::new(self.common.key.clone())));
+                self.statement = Some((statement, self.common.rows()));
             }
             (Message::Rows(payload), Some((statement, mut rows)))
                 if self.moves.moved.is_empty() && self.altered.is_none() && self.tree.is_none() =>
@@ -186,7 +209,11 @@ impl AwaitingStatement {
                 self.tree = Some(tree);
                 self.statement = Some((statement, rows));
             }
-            (Message::End, Some((statement, rows))) => {
+            (Message::Seal(_), Some(statement)) => {
+                self.sealed = true;
+                self.statement = Some(statement);
+            }
+            (Message::End, Some((statement, rows))) if self.sealed => {
                 let stated = Stated {
                     statement,
                     rows: rows.finish()?,
@@ -203,7 +230,7 @@ impl AwaitingStatement {
                     other,
                     "waiting for a statement",
                     "Statement, Rows, Moved, Known, Changes (for changes) or Tree (for everything), \
-                     End in this order",
+                     Seal, End in this order",
                 ));
             }
         }
@@ -276,7 +303,9 @@ impl Answering {
             messages.extend(parts.map(|part| Message::Marks(part.to_vec())));
         }
         let told = self.numbered.as_ref().map_or(&rows, |(told, ..)| told);
-        messages.extend(manifest::encode(told).into_iter().map(Message::Rows));
+        messages.extend(
+            manifest::encode_between(told, self.common.parties()).into_iter().map(Message::Rows),
+        );
         let mut numbers = Manners::default();
         if let Some((_, altered, manners)) = self.numbered.take() {
             messages.push(Message::Known(altered.known));
@@ -382,11 +411,12 @@ struct Restating {
     rows: Rows,
     common: Option<Common>,
     props: Steps,
+    sealed: bool,
 }
 
 impl Restating {
     fn finish(self) -> Result<Stated, ProtocolError> {
-        let Restating { statement, rows, common, props } = self;
+        let Restating { statement, rows, common, props, .. } = self;
         let shared = common.map(|common| Shared { common, props: props.finish() });
         let rows = rows.finish()?;
         Ok(Stated { statement, rows, moved: Vec::new(), altered: None, tree: None, shared })
@@ -401,6 +431,7 @@ struct Planning {
     paths: Paths,
     decisions: Vec<Decision>,
     extra: Rows,
+    sealed: bool,
 }
 
 impl Planning {
@@ -426,8 +457,12 @@ impl Planning {
         self.decisions.len() == self.paths.len()
     }
 
-    fn is_complete(&self) -> bool {
+    fn has_all_rows(&self) -> bool {
         self.is_decided() && self.extra.len() as u64 == self.extra_rows
+    }
+
+    fn is_complete(&self) -> bool {
+        self.has_all_rows() && self.sealed
     }
 
     fn complete(
@@ -438,7 +473,7 @@ impl Planning {
         let order = theirs.of_paths(ours, &self.paths);
         self.paths.add_extra(self.extra.finish()?)?;
         let planner = Planner { replica: common.replica, counter: self.counter };
-        let listening = Listening::first(Role::Responder, self.paths.len());
+        let listening = Listening::first(Role::Responder, self.paths.len(), common.intent);
         let Planning { paths, decisions, .. } = self;
         let decisions = order.restore(decisions);
         Ok(Planned { agreement: Agreement { paths, decisions, planner }, listening })
@@ -476,33 +511,63 @@ impl AwaitingPlan {
             && self.plan.is_none()
     }
 
+    /// Whether all of a plan has come. What follows it may take its time: see
+    /// [`AwaitingPlan::planned`].
+    pub fn is_planned(&self) -> bool {
+        self.plan.as_ref().is_some_and(Planning::is_complete)
+    }
+
+    /// The plan, as soon as all of it has come. Every further message belongs to the exchange.
+    pub fn planned(self) -> Result<Planned, ProtocolError> {
+        match self.plan {
+            Some(plan) if plan.is_complete() => {
+                plan.complete(&self.common, (&self.numbers, &self.manners))
+            }
+            Some(_) | None => Err(ProtocolError::Contradiction("a plan is incomplete")),
+        }
+    }
+
     /// Takes the next message.
     pub fn receive(mut self, message: Message) -> Result<PlanStep, ProtocolError> {
+        if self.is_planned() && !matches!(message, Message::Ping(_)) {
+            return Ok(PlanStep::Planned(self.planned()?, message));
+        }
         match (message, &mut self.restated, &mut self.plan) {
             (Message::Ping(_), ..) => {}
             (Message::Statement(statement), None, None) => {
-                let (rows, props) = (Rows::new(self.common.key.clone()), Steps::default());
-                self.restated = Some(Restating { statement, rows, common: None, props });
+                let (rows, props) = (self.common.rows(), Steps::default());
+                self.restated =
+                    Some(Restating { statement, rows, common: None, props, sealed: false });
             }
-            (Message::Rows(payload), Some(restating), None) if restating.common.is_none() => {
+            (Message::Rows(payload), Some(restating), None)
+                if restating.common.is_none() && !restating.sealed =>
+            {
                 restating.rows.take(&payload)?;
             }
             (Message::Common(common), Some(restating), None)
                 if self.owed == Owed::Differences
+                    && !restating.sealed
                     && restating.common.is_none()
                     && restating.statement.coverage == Coverage::Everything =>
             {
                 restating.common = Some(common);
             }
-            (Message::Props(steps), Some(restating), None) if restating.common.is_some() => {
+            (Message::Props(steps), Some(restating), None)
+                if restating.common.is_some() && !restating.sealed =>
+            {
                 restating.props.take(steps, manifest::ENTRIES_MAX)?;
             }
-            (Message::End, Some(_), None) => {
+            (Message::Seal(_), Some(restating), None) if !restating.sealed => {
+                restating.sealed = true;
+            }
+            (Message::End, Some(restating), None) if restating.sealed => {
                 let restating = self.restated.take().expect("matched just now");
                 let answering = Answering::new(self.common, true);
                 return Ok(PlanStep::Restated(restating.finish()?, answering));
             }
-            (Message::Plan(plan), Some(_), None) if self.owed == Owed::RowsAndPlan => {
+            (Message::Plan(plan), Some(restating), None)
+                if self.owed == Owed::RowsAndPlan && restating.sealed =>
+            {
                 let restating = self.restated.take().expect("matched just now");
                 self.manifests.initiator = restating.finish()?.rows;
                 self.manifests.marks = blank_marks(&self.manifests.initiator);
@@ -516,22 +581,18 @@ impl AwaitingPlan {
                 planning.add(&plan)?;
             }
             (Message::Rows(payload), _, Some(planning))
-                if planning.is_decided() && !planning.is_complete() =>
+                if planning.is_decided() && !planning.has_all_rows() =>
             {
                 planning.add_rows(&payload)?;
             }
-            (message, _, plan) if plan.as_ref().is_some_and(Planning::is_complete) => {
-                let planning = self.plan.take().expect("matched just now");
-                return Ok(PlanStep::Planned(
-                    planning.complete(&self.common, (&self.numbers, &self.manners))?,
-                    message,
-                ));
+            (Message::Seal(_), _, Some(planning)) if planning.has_all_rows() => {
+                planning.sealed = true;
             }
             (other, ..) => {
                 return Err(refuse(
                     other,
                     "waiting for a plan",
-                    "Statement, Plan, and the Rows of either, Common and Props",
+                    "Statement, Plan, and the Rows of either, Common and Props, and Seal",
                 ));
             }
         }
@@ -545,7 +606,8 @@ impl AwaitingPlan {
             extra_rows: plan.extra_rows,
             paths: Paths::join(initiator, &marks, responder),
             decisions: Vec::new(),
-            extra: Rows::new(self.common.key.clone()),
+            extra: self.common.rows(),
+            sealed: false,
         };
         planning.add(plan)?;
         self.plan = Some(planning);

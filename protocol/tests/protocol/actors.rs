@@ -1,8 +1,8 @@
 //! The two applications of the session tests: they say everything that a session can hold.
 
 use psync_protocol::message::{
-    Coverage, Demand, Done, Hello, Mark, Message, Moved, Proof, PropsStep, Statement, StreamCodec,
-    Unresolved, Verdict, Want, WantKind, Welcome,
+    Coverage, Demand, Done, Hello, Intent, Mark, Message, Moved, Proof, PropsStep, Statement,
+    StreamCodec, Unresolved, Verdict, Want, WantKind, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, Answering, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement,
@@ -33,22 +33,29 @@ pub(crate) enum Manner {
     DifferencesInVain,
     /// He has nothing.
     Blank,
+    /// As the first; but the plan is only rehearsed.
+    Rehearsed,
 }
 
 impl Manner {
-    pub(crate) const ALL: [Manner; 6] = [
+    pub(crate) const ALL: [Manner; 7] = [
         Manner::Proceed,
         Manner::AsksAgain,
         Manner::SameTree,
         Manner::Differences,
         Manner::DifferencesInVain,
         Manner::Blank,
+        Manner::Rehearsed,
     ];
 
     /// Whether Alice tells of everything at once.
     fn is_of_everything(self) -> bool {
-        !matches!(self, Manner::Proceed | Manner::AsksAgain)
+        !matches!(self, Manner::Proceed | Manner::AsksAgain | Manner::Rehearsed)
     }
+}
+
+fn intent(manner: Manner) -> Intent {
+    if manner == Manner::Rehearsed { Intent::Rehearse } else { Intent::CarryOut }
 }
 
 /// More flights than any honest session of these actors has.
@@ -102,7 +109,7 @@ pub(crate) fn twins() -> Vec<Twin> {
 }
 
 fn everything(sequence: u64) -> Statement {
-    Statement { sequence, live: 5, scope: [0x55; 8], coverage: Coverage::Everything }
+    Statement { sequence, live: 5, scope: Some([0x55; 8]), coverage: Coverage::Everything }
 }
 
 /// The plan: each path goes where it was not stated. Says where the paths of interest are.
@@ -128,6 +135,8 @@ struct Exchange {
     lost: u64,
     /// The content of which finer hashes are asked for first.
     coarse: u64,
+    /// Whether contents are only counted.
+    rehearsal: bool,
 }
 
 impl Exchange {
@@ -137,6 +146,7 @@ impl Exchange {
             return Err(ProtocolError::Contradiction("the session leads nowhere"));
         }
         let mut messages = Vec::new();
+        let mut counted = Vec::new();
         let owed: Vec<u64> = talking.owed().collect();
         for index in owed {
             if index == self.coarse {
@@ -144,6 +154,8 @@ impl Exchange {
                 messages.push(Message::Unresolved(Unresolved { index, ..samples::unresolved() }));
             } else if index == self.lost {
                 messages.push(Message::FileFailed(failure(index)));
+            } else if self.rehearsal {
+                counted.push(index);
             } else {
                 messages.extend(content(index));
             }
@@ -154,6 +166,10 @@ impl Exchange {
             None => {
                 messages.push(Message::Done(Done { sequence: 310, failures: vec![failure(1)] }))
             }
+        }
+        if self.rehearsal {
+            messages.push(Message::Ping(0));
+            messages.push(Message::Counted(samples::counted(&counted)));
         }
         self.flight += 1;
         for message in &messages {
@@ -217,7 +233,7 @@ impl Alice {
     pub(crate) fn new(codec: StreamCodec, manner: Manner) -> Alice {
         Alice {
             manner,
-            hello: Hello { codec, ..samples::hello() },
+            hello: Hello { codec, intent: intent(manner), ..samples::hello() },
             state: State::Opening,
             exchange: None,
             restated: 0,
@@ -260,7 +276,12 @@ impl Alice {
         let paths = deciding.paths()?;
         let decisions = decide(&paths);
         let big = number(&paths, "big.bin");
-        let gifts = gifts(number(&paths, "docs/lost.txt"), number(&paths, "docs/new.txt"));
+        let given = [number(&paths, "docs/lost.txt"), number(&paths, "docs/new.txt")];
+        let rehearsal = self.manner == Manner::Rehearsed;
+        let gifts = match rehearsal {
+            true => vec![Message::Counted(samples::counted(&given))],
+            false => gifts(given[0], given[1]),
+        };
         let (mut messages, agreement, talking) = deciding.plan(paths, decisions, 311, extra)?;
         let signature = [vec![1; 30], vec![2; 18]].map(Message::Signature);
         let mut wants = gifts;
@@ -275,7 +296,7 @@ impl Alice {
         if !blank {
             wants.push(vec![Message::Want(finer), Message::Signature(vec![3])]);
         }
-        self.exchange = Some(Exchange { flight: 0, wants, lost, coarse: u64::MAX });
+        self.exchange = Some(Exchange { flight: 0, wants, lost, coarse: u64::MAX, rehearsal });
         let Step::Say(flight) = self.talk(talking)? else { return Ok(Step::Wait) };
         messages.extend(flight);
         before.extend(messages);
@@ -364,7 +385,7 @@ impl Bob {
         let (heard, manners) = known::from_numbers(heard);
         answering.altered(manners);
         let unfolded = match self.manner {
-            Manner::Proceed => moves::unfold(heard),
+            Manner::Proceed | Manner::Rehearsed => moves::unfold(heard),
             Manner::SameTree => {
                 let alice = Opening::new(&samples::hello()).greeted();
                 Some(stated(&alices_rows(), alice.key()))
@@ -465,7 +486,7 @@ impl Actor for Bob {
         match std::mem::replace(&mut self.state, State::Over) {
             State::AwaitingHello => {
                 let (_, state) = AwaitingHello.receive(message)?;
-                self.state = State::AwaitingStatement(state);
+                self.state = State::AwaitingStatement(state.answered_by(BOB));
                 Ok(Step::Wait)
             }
             State::AwaitingStatement(state) => match state.receive(message)? {
@@ -488,7 +509,8 @@ impl Actor for Bob {
                     // The first content of `new.txt` does not pass its check: it is wanted again.
                     let wants = vec![vec![lost, new.clone()], vec![new]];
                     let coarse = number(paths, "big.bin");
-                    self.exchange = Some(Exchange { flight: 0, wants, lost: u64::MAX, coarse });
+                    let (lost, rehearsal) = (u64::MAX, self.manner == Manner::Rehearsed);
+                    self.exchange = Some(Exchange { flight: 0, wants, lost, coarse, rehearsal });
                     self.planned = Some(planned.agreement);
                     self.listen(planned.listening, message)
                 }

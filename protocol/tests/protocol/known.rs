@@ -15,6 +15,7 @@ use psync_protocol::{
     Role, Row,
 };
 
+use crate::samples::Sealed;
 use crate::samples::{self, ALICE, BOB, deleted, file, hello, path, stated, statement, version};
 
 /// The list that Alice and Bob both have.
@@ -292,7 +293,7 @@ fn an_answer_by_number_has_to_become_rows_before_a_plan_is_made() {
     let answered = || {
         let (said, mut waiting) = Opening::new(&hello()).greeted().state(statement(), Vec::new());
         let mut state = awaiting(&[]).unwrap();
-        let mut said = said.into_iter();
+        let mut said = samples::with_seals(said).into_iter();
         let (heard, mut answering) = loop {
             match state.receive(said.next().unwrap()).unwrap() {
                 StatementStep::More(next) => state = next,
@@ -309,7 +310,7 @@ fn an_answer_by_number_has_to_become_rows_before_a_plan_is_made() {
         let names: Vec<&str> = answer.iter().map(Message::name).collect();
         assert_eq!(names, ["Statement", "Rows", "Known", "Changes", "Changes", "Changes", "End"]);
         let mut deciding = None;
-        for message in std::iter::once(welcome).chain(answer) {
+        for message in std::iter::once(welcome).chain(samples::with_seals(answer)) {
             match waiting.receive(message).unwrap() {
                 AnswerStep::More(next) | AnswerStep::Problem(next, _) => waiting = next,
                 AnswerStep::Turn(turn) => {
@@ -341,7 +342,7 @@ fn an_answer_by_number_has_to_become_rows_before_a_plan_is_made() {
     let PlanStep::More(planning) = planning.receive(plan[0].clone()).unwrap() else {
         panic!("the plan is complete only when something else comes")
     };
-    let PlanStep::Planned(planned, _) = planning.receive(Message::End).unwrap() else {
+    let PlanStep::Planned(planned, _) = planning.sealed().receive(Message::End).unwrap() else {
         panic!("the plan is complete")
     };
     assert_eq!(planned.agreement.decisions, decisions);
@@ -363,7 +364,7 @@ fn marks_and_decisions_travel_like_beside_like_and_arrive_in_order() {
     assert_eq!(names, ["Statement", "Rows", "Known", "Changes", "Changes", "Changes", "End"]);
 
     let mut state = awaiting(&[]).unwrap();
-    let mut said = said.into_iter();
+    let mut said = samples::with_seals(said).into_iter();
     let (heard, mut answering) = loop {
         match state.receive(said.next().unwrap()).unwrap() {
             StatementStep::More(next) => state = next,
@@ -385,7 +386,7 @@ fn marks_and_decisions_travel_like_beside_like_and_arrive_in_order() {
     assert_eq!(travelled[..], [Behind, Behind, OnBase, OnBase, Equal]);
 
     let mut deciding = None;
-    for message in std::iter::once(welcome).chain(answer) {
+    for message in std::iter::once(welcome).chain(samples::with_seals(answer)) {
         match waiting.receive(message).unwrap() {
             AnswerStep::More(next) | AnswerStep::Problem(next, _) => waiting = next,
             AnswerStep::Turn(turn) => {
@@ -417,7 +418,7 @@ fn marks_and_decisions_travel_like_beside_like_and_arrive_in_order() {
     let PlanStep::More(planning) = planning.receive(plan[0].clone()).unwrap() else {
         panic!("the plan is complete only when something else comes")
     };
-    let PlanStep::Planned(planned, _) = planning.receive(Message::End).unwrap() else {
+    let PlanStep::Planned(planned, _) = planning.sealed().receive(Message::End).unwrap() else {
         panic!("the plan is complete")
     };
     assert_eq!(planned.agreement.decisions, decisions);
@@ -436,7 +437,7 @@ fn a_plan_for_a_blank_responder_is_in_the_order_of_paths() {
     let (said, mut waiting) =
         stating.state_altered(statement(), rows.clone(), &[], Vec::new(), altered);
     let mut state = awaiting(&[]).unwrap();
-    let mut said = said.into_iter();
+    let mut said = samples::with_seals(said).into_iter();
     let mut answering = loop {
         match state.receive(said.next().unwrap()).unwrap() {
             StatementStep::More(next) => state = next,
@@ -449,7 +450,7 @@ fn a_plan_for_a_blank_responder_is_in_the_order_of_paths() {
     let everything = Statement { coverage: Coverage::Everything, ..statement() };
     let (answer, mut planning) = answering.demand(Vec::new(), everything.clone(), Demand::Blank);
     let mut deciding = None;
-    for message in std::iter::once(welcome).chain(answer) {
+    for message in std::iter::once(welcome).chain(samples::with_seals(answer)) {
         match waiting.receive(message).unwrap() {
             AnswerStep::More(next) | AnswerStep::Problem(next, _) => waiting = next,
             AnswerStep::Turn(turn) => {
@@ -466,13 +467,13 @@ fn a_plan_for_a_blank_responder_is_in_the_order_of_paths() {
     let (plan, agreement, _) = deciding.plan(paths, decisions.clone(), 9, Vec::new()).unwrap();
     assert_eq!(plan[..], [Message::Plan(Plan::new(9, 0, &decisions))]);
     assert_eq!(agreement.decisions, decisions);
-    for message in restated.into_iter().chain(plan) {
+    for message in samples::with_seals([restated, plan].concat()) {
         let PlanStep::More(next) = planning.receive(message).unwrap() else {
             panic!("the plan is complete only when something else comes")
         };
         planning = next;
     }
-    let PlanStep::Planned(planned, _) = planning.receive(Message::End).unwrap() else {
+    let PlanStep::Planned(planned, _) = planning.sealed().receive(Message::End).unwrap() else {
         panic!("the plan is complete")
     };
     assert_eq!(planned.agreement.decisions, decisions);

@@ -123,7 +123,10 @@ fn a_batch_keeps_its_limits() {
     let replicas = |count: usize| {
         let mut out = Vec::new();
         out.put_varint(count as u64);
-        (0..count).for_each(|n| out.put_raw(&(n as u128).to_be_bytes()));
+        (0..count).for_each(|n| {
+            out.push(2);
+            out.put_raw(&(n as u128).to_be_bytes());
+        });
         out.put_raw(&[1, 0, 0, 0]);
         raw::batch_with(&out, &rows(1))
     };
@@ -141,7 +144,7 @@ fn a_batch_keeps_its_limits() {
     assert_eq!(refused(read(&vectors(2 * BATCH_ROWS + 1))), Some(("a count of versions", 8192)));
 
     let pairs = |count: usize| {
-        let mut out = vec![1];
+        let mut out = vec![1, 2];
         out.put_raw(&[7; 16]);
         out.put_varint(1);
         out.put_varint(count as u64);
@@ -168,13 +171,13 @@ fn field(type_byte: u8, before: &[u8], after: &[u8], what: &'static str, limit: 
 
 #[test]
 fn numbers_and_lengths_in_messages_keep_their_limits() {
-    let greeting = Message::Welcome(samples::welcome()).encode();
-    let restate = [&greeting[..greeting.len() - 1], &[2]].concat();
+    // Whom the initiator expects, who wants rows.
+    let restate = [&[1, 0, 0, 6][..], &[0x44; 16]].concat();
     let fields = [
         field(2, &restate, &[], "a sequence number", NUMBER_MAX),
-        field(3, &[], &[&[1][..], &[0; 8], &[1]].concat(), "a sequence number", NUMBER_MAX),
-        field(3, &[1], &[&[0; 8][..], &[1]].concat(), "a count of entries", NUMBER_MAX),
-        field(3, &[&[1, 1][..], &[0; 8], &[0]].concat(), &[], "a sequence number", NUMBER_MAX),
+        field(3, &[], &[&[1, 1][..], &[0; 8]].concat(), "a sequence number", NUMBER_MAX),
+        field(3, &[1], &[&[1][..], &[0; 8]].concat(), "a count of entries", NUMBER_MAX),
+        field(3, &[1, 1, 2], &[], "a sequence number", NUMBER_MAX),
         field(6, &[], &[0, 0], "the planner's counter", NUMBER_MAX),
         field(6, &[0], &[0], "a count of rows", ENTRIES_MAX as u64),
         field(7, &[0, 1], &[64, 3, 0], "an old file's length", NUMBER_MAX),
@@ -353,7 +356,7 @@ fn the_last_word_names_every_failure_and_shortens_what_it_says_of_them() {
 #[test]
 fn counters_stay_within_what_an_index_can_hold() {
     let version = |counter: u64| {
-        let mut out = vec![1];
+        let mut out = vec![1, 2];
         out.put_raw(&[7; 16]);
         out.put_raw(&[1, 1, 0]);
         out.put_varint(counter);
@@ -398,6 +401,23 @@ fn a_content_is_wanted_as_a_delta_at_most_eight_times() {
     let want = |kind: u8| decode(7, &[0, kind, 0, 64, 3, 0]);
     assert!(want(1).is_ok() && want(8).is_ok());
     assert_eq!(want(13), Err(DecodeError::Invalid("a want's kind")));
+}
+
+#[test]
+fn what_is_counted_are_runs_that_ascend_and_do_not_touch() {
+    let counted = |runs: &[u8]| decode(32, &[runs, &[0; 7]].concat()).map(drop);
+    assert!(counted(&[0]).is_ok() && counted(&[2, 0, 1, 1, 5]).is_ok());
+    let wrong = Err(DecodeError::Invalid("a run of paths"));
+    assert_eq!(counted(&[1, 0, 0]), wrong, "an empty run");
+    assert_eq!(counted(&[2, 0, 1, 0, 1]), wrong, "two runs that are one");
+    let mut far = vec![2];
+    far.put_varint(NUMBER_MAX);
+    far.put_raw(&[1, 1, 1]);
+    assert_eq!(counted(&far), wrong, "beyond every number");
+    let mut many = Vec::new();
+    many.put_varint(65_537);
+    many.resize(many.len() + 2 * 65_537, 1);
+    assert_eq!(refused(counted(&many)), Some(("a count of runs", 65_536)));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use psync_protocol::{
     Content, ContentHash, Props, ProtocolError, RelPath, ReplicaId, Row, Time, Version,
 };
 
+use crate::samples::Sealed;
 use crate::samples::{
     self, ALICE, BOB, directory, file, hello, path, stated, statement, symlink, welcome,
 };
@@ -249,7 +250,7 @@ fn every_row_that_a_move_stands_for_wants_its_mark() {
                 _ => panic!("the answer goes on"),
             };
         }
-        match state.receive(Message::End)? {
+        match state.sealed().receive(Message::End)? {
             AnswerStep::Turn(mut deciding) => deciding.paths(),
             _ => panic!("the answer is over"),
         }
@@ -276,7 +277,9 @@ fn a_restatement_holds_rows_and_no_moved_directory() {
         let AnswerStep::More(next) = state.receive(message).unwrap() else { panic!() };
         state = next;
     }
-    let AnswerStep::Turn(deciding) = state.receive(Message::End).unwrap() else { panic!() };
+    let AnswerStep::Turn(deciding) = state.sealed().receive(Message::End).unwrap() else {
+        panic!()
+    };
     let (messages, _) = deciding.restate(statement(), rows);
     let names: Vec<&str> = messages.iter().map(Message::name).collect();
     assert_eq!(names, ["Statement", "Rows", "End"]);

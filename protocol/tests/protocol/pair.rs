@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use psync_protocol::frame::{FrameDecoder, FrameEncoder};
 use psync_protocol::message::StreamCodec;
+use psync_protocol::signed::Sealing;
 use psync_protocol::{Message, ProtocolError, Role};
 
 /// What an end does next.
@@ -43,6 +44,7 @@ pub(crate) struct End<'a> {
     codec: StreamCodec,
     encoder: Option<FrameEncoder>,
     decoder: FrameDecoder,
+    sealing: Sealing,
     line: VecDeque<u8>,
     sent: usize,
     damage: Option<Damage>,
@@ -65,6 +67,7 @@ impl<'a> End<'a> {
             codec,
             encoder: None,
             decoder: FrameDecoder::new(),
+            sealing: Sealing::default(),
             line: VecDeque::new(),
             sent: 0,
             damage,
@@ -80,13 +83,12 @@ impl<'a> End<'a> {
 
     fn say(&mut self, messages: Vec<Message>) {
         for message in messages {
-            match &mut self.encoder {
-                Some(encoder) => encoder.push(&message).unwrap(),
-                None => {
-                    self.encoder = Some(FrameEncoder::start(&message, self.codec, 3).unwrap());
-                }
+            if self.sealing.is_due(&message).is_some() {
+                self.sealing.sent(&Message::Seal(crate::samples::seal()));
+                self.say_one(Message::Seal(crate::samples::seal()));
             }
-            self.timeline.push((self.role, message));
+            self.sealing.sent(&message);
+            self.say_one(message);
         }
         let Some(encoder) = &mut self.encoder else { return };
         encoder.flush().unwrap();
@@ -99,6 +101,16 @@ impl<'a> End<'a> {
             self.line.push_back(byte);
             self.sent += 1;
         }
+    }
+
+    fn say_one(&mut self, message: Message) {
+        match &mut self.encoder {
+            Some(encoder) => encoder.push(&message).unwrap(),
+            None => {
+                self.encoder = Some(FrameEncoder::start(&message, self.codec, 3).unwrap());
+            }
+        }
+        self.timeline.push((self.role, message));
     }
 
     fn hear(&mut self, bytes: &[u8]) {

@@ -10,6 +10,7 @@ use psync_protocol::session::{
 };
 use psync_protocol::{Check, ContentDecision, Decision, ProtocolError, Role, Row};
 
+use crate::samples::Sealed;
 use crate::samples::{ALICE, BOB, file, hello, path, statement, version, want_delta, welcome};
 
 fn rows(count: usize) -> Vec<Row<Check>> {
@@ -35,7 +36,7 @@ fn answered(rows: Vec<Row<Check>>, marks: Vec<Mark>) -> (Vec<Message>, AwaitingP
     let (_, state) = AwaitingHello.receive(Message::Hello(hello())).unwrap();
     let (messages, _) = Opening::new(&hello()).greeted().state(statement(), rows);
     let mut state = Some(state);
-    for message in messages {
+    for message in crate::samples::with_seals(messages) {
         match state.take().unwrap().receive(message).unwrap() {
             StatementStep::More(next) => state = Some(next),
             StatementStep::Turn(stated, mut answering) => {
@@ -63,7 +64,7 @@ fn equal_trees_that_never_met_have_more_marks_than_a_frame_holds() {
     let marks: Vec<Mark> = (1..=count as u64).map(same).collect();
     let (messages, _) = answered(rows(count), marks.clone());
     let mut state = awaiting_marks(rows(count));
-    for message in messages.into_iter().skip(1) {
+    for message in crate::samples::with_seals(messages).into_iter().skip(1) {
         let payload = message.encode();
         assert!(payload.len() <= FRAME_MAX);
         match state.receive(Message::decode(message.type_byte(), &payload).unwrap()).unwrap() {
@@ -116,7 +117,8 @@ fn a_run_of_marks_is_cut_where_a_message_may_hold_no_more() {
 fn a_row_that_has_no_mark_is_in_the_plan_all_the_same() {
     let (_, state) = answered(rows(3), vec![Mark::Equal]);
     let state = planning(state, Message::Plan(Plan::new(9, 0, &vec![Decision::agree(); 3])));
-    let PlanStep::Planned(planned, _) = state.unwrap().receive(Message::End).unwrap() else {
+    let PlanStep::Planned(planned, _) = state.unwrap().sealed().receive(Message::End).unwrap()
+    else {
         panic!()
     };
     let known = planned.agreement.paths.iter().map(|stand| stand.responder.is_some());
@@ -134,7 +136,7 @@ fn more_marks_than_rows_are_refused_and_fewer_are_no_answer() {
     let AnswerStep::More(state) = awaiting_marks(rows(3)).receive(mark(2)).unwrap() else {
         panic!()
     };
-    let error = state.receive(Message::End).unwrap_err();
+    let error = state.sealed().receive(Message::End).unwrap_err();
     assert_eq!(error, ProtocolError::Contradiction("an answer is incomplete"));
 }
 
@@ -156,7 +158,9 @@ fn a_plan_with_many_clashes_travels_in_parts() {
         assert!(payload.len() <= FRAME_MAX);
         state = planning(state, Message::decode(6, &payload).unwrap()).unwrap();
     }
-    let PlanStep::Planned(planned, _) = state.receive(Message::End).unwrap() else { panic!() };
+    let PlanStep::Planned(planned, _) = state.sealed().receive(Message::End).unwrap() else {
+        panic!()
+    };
     assert!(planned.agreement.decisions == decisions);
 }
 
@@ -182,7 +186,7 @@ fn parts_of_a_plan_that_do_not_fit_together_are_refused() {
         assert!(matches!(error, ProtocolError::Unexpected { .. }), "{error}");
     }
     let state = planning(start(0), plan(9, 0, 1)).unwrap();
-    assert!(matches!(state.receive(Message::End), Ok(PlanStep::Planned(..))));
+    assert!(matches!(state.sealed().receive(Message::End), Ok(PlanStep::Planned(..))));
 }
 
 #[test]
@@ -197,7 +201,7 @@ fn more_extra_rows_than_announced_or_at_other_paths_are_refused() {
     let state = planning(state, Message::Plan(Plan::new(9, 1, &[Decision::agree()]))).unwrap();
     let again = psync_protocol::manifest::encode(&rows(1)).remove(0);
     let state = planning(state, Message::Rows(again)).unwrap();
-    let error = state.receive(Message::End).unwrap_err();
+    let error = state.sealed().receive(Message::End).unwrap_err();
     assert_eq!(error, ProtocolError::Contradiction("an extra row is not of the plan"));
 }
 
@@ -206,7 +210,8 @@ fn a_flight_carries_no_more_block_hashes_than_the_other_end_may_have_to_keep() {
     let (_, state) = answered(rows(3), vec![Mark::Behind; 3]);
     let state = planning(state, Message::Plan(Plan::new(9, 0, &vec![Decision::agree(); 3])));
     let want = |index| Message::Want(want_delta(index, SIGNATURE_MAX));
-    let PlanStep::Planned(planned, first) = state.unwrap().receive(want(0)).unwrap() else {
+    let PlanStep::Planned(planned, first) = state.unwrap().sealed().receive(want(0)).unwrap()
+    else {
         panic!()
     };
     let hashes = || std::iter::repeat_n(Message::Signature(vec![0; CHUNK_MAX]), 32);

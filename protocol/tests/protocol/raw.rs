@@ -43,7 +43,7 @@ pub(crate) fn row(flags: u8, path: &str) -> RawRow {
 
 /// The versions of a batch in which every row has version zero of this table.
 pub(crate) fn one_version(rows: usize) -> Vec<u8> {
-    let mut out = vec![1];
+    let mut out = vec![1, 2];
     out.put_raw(&[7; 16]);
     out.put_raw(&[1, 1, 0, 5]);
     out.resize(out.len() + 2 * rows, 0);

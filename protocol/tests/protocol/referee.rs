@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use psync_protocol::message::{Coverage, Demand, Moved, Verdict, WantKind};
+use psync_protocol::message::{Coverage, Demand, Intent, Moved, Verdict, WantKind};
 use psync_protocol::{Message, Role};
 
 /// Finds the first message that breaks the rules, if any; says its place in the list.
@@ -36,6 +36,8 @@ struct Rules {
     unproved: bool,
     signature: u64,
     done: [bool; 2],
+    /// Whether contents are only counted.
+    rehearsal: bool,
 }
 
 impl Rules {
@@ -47,6 +49,9 @@ impl Rules {
             && (greeted || matches!(message, Message::Hello(_) | Message::Welcome(_)));
         if !allowed {
             return None;
+        }
+        if let Message::Hello(hello) = message {
+            self.rehearsal = hello.intent == Intent::Rehearse;
         }
         if let Message::Ping(_) = message {
             return Some(());
@@ -68,9 +73,12 @@ impl Rules {
             let blank = self.demand == Some(Demand::Blank);
             let plan = self.flight > 0
                 && (!self.restate && in_order(&[("Plan", &[""])])
-                    || blank && in_order(&[("Plan", &["Statement", "Rows"])])
+                    || blank && in_order(&[("Plan", &["Seal"])])
                     || in_order(&[("Plan", &["Plan"])]));
             let extra = self.said.contains(&"Plan");
+            let sealed = extra
+                && self.said.iter().rposition(|name| *name == "Seal")
+                    > self.said.iter().position(|name| *name == "Plan");
             let tree = self.flight == 0 && !self.changes;
             let numbers = self.flight == 0 && self.changes;
             let differences = matches!(self.demand, Some(Demand::Differences(_))) && !self.changes;
@@ -85,8 +93,9 @@ impl Rules {
                     ("Changes", &["Known", "Changes"]),
                     ("Common", if differences { &["Statement", "Rows"] } else { &[] }),
                     ("Props", &["Common", "Props"]),
+                    ("End", &["Seal"]),
                     (
-                        "End",
+                        "Seal",
                         &[
                             "Statement",
                             "Rows",
@@ -99,7 +108,10 @@ impl Rules {
                         ],
                     ),
                 ])
-                || (extra && (message.name() == "Rows" || self.exchange(message)))
+                || (extra
+                    && !sealed
+                    && in_order(&[("Rows", &["Plan", "Rows"]), ("Seal", &["Plan", "Rows"])]))
+                || (sealed && self.exchange(message))
         } else {
             let start = if self.flight == 1 { "Welcome" } else { "" };
             if let Message::Welcome(welcome) = message {
@@ -141,8 +153,9 @@ impl Rules {
                 ("Proof", &["Patches"]),
                 ("Known", rows),
                 ("Changes", &["Known", "Changes"]),
+                ("End", &["Seal"]),
                 (
-                    "End",
+                    "Seal",
                     &["Statement", "Demand", "Marks", "Rows", "Known", "Changes", "Props", "Proof"],
                 ),
             ])
@@ -194,8 +207,15 @@ impl Rules {
             self.signature = self.signature.saturating_sub(piece.len() as u64);
             return fits;
         }
+        if self.rehearsal && matches!(message, Message::File(_) | Message::Patches(_)) {
+            return false;
+        }
         match message {
             Message::Problem(_) => true,
+            Message::Counted(counted) => {
+                let mut contents = counted.contents.iter().cloned().flatten();
+                self.rehearsal && contents.all(|index| self.comes(index))
+            }
             Message::Want(want) => {
                 self.signature = match &want.kind {
                     WantKind::Delta(delta) | WantKind::Coarse(delta) | WantKind::Fine(delta) => {

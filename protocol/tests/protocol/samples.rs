@@ -1,10 +1,15 @@
 //! Small rows and messages with known contents.
 
 use psync_protocol::message::{
-    Against, Base, Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind, Filter, Flow,
-    Hello, Mark, Message, Patched, Patches, Plan, Problem, ProblemKind, Proof, Segment, Statement,
-    StreamCodec, Unresolved, Verdict, Want, WantDelta, WantKind, Welcome,
+    Against, Base, Counted, Coverage, DeltaOp, DeltaPiece, Demand, Done, Failure, FailureKind,
+    Filter, Flow, Hello, Intent, Mark, Message, Patched, Patches, Plan, Problem, ProblemKind,
+    Proof, Seal, Segment, Statement, StreamCodec, Unresolved, Verdict, Want, WantDelta, WantKind,
+    Welcome,
 };
+use psync_protocol::session::{
+    AnswerStep, AwaitingAnswer, AwaitingPlan, AwaitingStatement, PlanStep, StatementStep,
+};
+use psync_protocol::signed::{Expected, Sealing};
 use psync_protocol::{
     CheckKey, Content, ContentHash, Decision, ErrorCode, IndexId, Props, RelPath, ReplicaId, Row,
     Time, Version,
@@ -80,14 +85,14 @@ pub(crate) fn hello() -> Hello {
         codec: StreamCodec::Raw,
         replica: ALICE,
         index: IndexId([0x11; 8]),
-        expected: Some((BOB, IndexId([0x22; 8]))),
+        expected: Some(Expected { replica: [0x2a; 4], heads: [0x2b; 4] }),
         processed: 300,
         nonce: [0x33; 16],
         flow: Flow::TwoWay,
-        dry_run: false,
+        intent: Intent::CarryOut,
         accepts_empty: false,
         filters: vec![Filter { include: false, pattern: "*.o".into() }],
-        places: vec![0x0102_0304_0506_0708],
+        places: vec![0x0102_0304],
     }
 }
 
@@ -96,10 +101,11 @@ pub(crate) fn welcome() -> Welcome {
         version: 1,
         features: 0,
         codec: StreamCodec::Raw,
-        replica: BOB,
-        index: IndexId([0x22; 8]),
+        who: Some((BOB, IndexId([0x22; 8]))),
+        joined: false,
         nonce: [0x44; 16],
         verdict: Verdict::Proceed { first_contact: false },
+        place: None,
     }
 }
 
@@ -107,7 +113,7 @@ pub(crate) fn statement() -> Statement {
     Statement {
         sequence: 300,
         live: 2,
-        scope: [0x55; 8],
+        scope: Some([0x55; 8]),
         coverage: Coverage::Changes { since: 299 },
     }
 }
@@ -144,6 +150,12 @@ pub(crate) fn patches(indices: &[u64]) -> Patches {
     Patches { contents: contents.collect(), patch: vec![0xca, 0xfe] }
 }
 
+/// These contents, in a session that has cost some bytes.
+pub(crate) fn counted(indices: &[u64]) -> Counted {
+    let costs = [160, 90, 0, 300_000, 0, 1200, 35];
+    Counted::parts(indices.iter().copied(), costs).remove(0)
+}
+
 pub(crate) fn unresolved() -> Unresolved {
     Unresolved { index: 0, parts: vec![3, 1, 4, 2] }
 }
@@ -154,6 +166,11 @@ pub(crate) fn segment() -> Segment {
 
 pub(crate) fn against() -> Against {
     Against { base: Base::Blocks(64), old_len: 1000 }
+}
+
+/// Whoever verifies it finds that it is none.
+pub(crate) fn seal() -> Seal {
+    Seal { signature: [0x5e; 64], key: None }
 }
 
 /// A valid batch: one row, `a.txt`.
@@ -200,5 +217,55 @@ pub(crate) fn one_of_each() -> Vec<Message> {
         Message::Counterparts(crate::trees::counterparts(&[0])),
         Message::Known(crate::known::known()),
         Message::Changes(changes()),
+        Message::Counted(counted(&[0])),
+        Message::Seal(seal()),
     ]
+}
+
+/// The same messages, with a seal wherever one has to stand.
+pub(crate) fn with_seals(messages: Vec<Message>) -> Vec<Message> {
+    let mut sealing = Sealing::default();
+    let mut out = Vec::new();
+    for message in messages {
+        if sealing.is_due(&message).is_some() {
+            out.push(Message::Seal(seal()));
+            sealing.sent(&Message::Seal(seal()));
+        }
+        sealing.sent(&message);
+        out.push(message);
+    }
+    out
+}
+
+/// A state of a session in which a seal may come.
+pub(crate) trait Sealed: Sized {
+    /// The state after it.
+    fn sealed(self) -> Self;
+}
+
+impl Sealed for AwaitingStatement {
+    fn sealed(self) -> Self {
+        match self.receive(Message::Seal(seal())).unwrap() {
+            StatementStep::More(state) => state,
+            StatementStep::Turn(..) => panic!("a seal gives no turn"),
+        }
+    }
+}
+
+impl Sealed for AwaitingAnswer {
+    fn sealed(self) -> Self {
+        match self.receive(Message::Seal(seal())).unwrap() {
+            AnswerStep::More(state) => state,
+            _ => panic!("a seal gives no turn"),
+        }
+    }
+}
+
+impl Sealed for AwaitingPlan {
+    fn sealed(self) -> Self {
+        match self.receive(Message::Seal(seal())).unwrap() {
+            PlanStep::More(state) => state,
+            _ => panic!("a seal is no part of the exchange"),
+        }
+    }
 }

@@ -6,12 +6,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psync_protocol::codec::NUMBER_MAX;
 use psync_protocol::message::{
-    Against, Base, Common, Counterpart, Counterparts, Coverage, DeltaOp, DeltaPiece, Demand, Done,
-    FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello, Mark, Message, Moved, Patched, Patches,
-    Plan, Problem, ProblemKind, Proof, PropsStep, REMAINDER_MAX, REMAINDER_MIN, SEGMENT_BYTES,
-    SEGMENT_MAX, SIGNATURE_MAX, SPREAD_MAX, Segment, Statement, StreamCodec, Summary, Tree,
-    Unresolved, Verdict, Versions, Want, WantDelta, WantKind, Welcome,
+    Against, Base, COSTS, Common, Counted, Counterpart, Counterparts, Coverage, DeltaOp,
+    DeltaPiece, Demand, Done, FRESH_MAX, Failure, FailureKind, Filter, Flow, Hello, Intent, Mark,
+    Message, Moved, Patched, Patches, Plan, Problem, ProblemKind, Proof, PropsStep, REMAINDER_MAX,
+    REMAINDER_MIN, SEGMENT_BYTES, SEGMENT_MAX, SIGNATURE_MAX, SPREAD_MAX, Seal, Segment, Statement,
+    StreamCodec, Summary, Tree, Unresolved, Verdict, Versions, Want, WantDelta, WantKind, Welcome,
 };
+use psync_protocol::signed::Expected;
 use psync_protocol::{
     Check, CheckKey, Content, ContentDecision, ContentHash, Decision, ErrorCode, IndexId, Props,
     PropsDecision, RelPath, ReplicaId, Role, Row, Time, Version,
@@ -178,15 +179,17 @@ fn index() -> impl Strategy<Value = IndexId> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let flow = prop_oneof![Just(Flow::TwoWay), Just(Flow::ToResponder), Just(Flow::ToInitiator)];
+    let intent = prop_oneof![Just(Intent::CarryOut), Just(Intent::Show), Just(Intent::Rehearse)];
     let filter = (any::<bool>(), text()).prop_map(|(include, pattern)| Filter { include, pattern });
-    let who =
-        (replica(), index(), prop::option::of((replica(), index())), number(), any::<[u8; 16]>());
+    let expected =
+        any::<([u8; 4], [u8; 4])>().prop_map(|(replica, heads)| Expected { replica, heads });
+    let who = (replica(), index(), prop::option::of(expected), number(), any::<[u8; 16]>());
     (
         1u64..9,
         any::<u64>(),
         codec(),
         who,
-        (flow, any::<bool>(), any::<bool>(), vec(filter, 0..4), vec(any::<u64>(), 0..9)),
+        (flow, intent, any::<bool>(), vec(filter, 0..4), vec(any::<u32>(), 0..9)),
     )
         .prop_map(
             |(
@@ -194,7 +197,7 @@ fn hello() -> impl Strategy<Value = Hello> {
                 features,
                 codec,
                 who,
-                (flow, dry_run, accepts_empty, filters, places),
+                (flow, intent, accepts_empty, filters, places),
             )| {
                 let (replica, index, expected, processed, nonce) = who;
                 Hello {
@@ -208,13 +211,33 @@ fn hello() -> impl Strategy<Value = Hello> {
                     processed,
                     nonce,
                     flow,
-                    dry_run,
+                    intent,
                     accepts_empty,
                     filters,
                     places,
                 }
             },
         )
+}
+
+fn seal() -> impl Strategy<Value = Seal> {
+    let signature = vec(any::<u8>(), 64..65).prop_map(|bytes| bytes.try_into().unwrap());
+    (signature, prop::option::of(any::<[u8; 32]>()))
+        .prop_map(|(signature, key)| Seal { signature, key })
+}
+
+fn counted() -> impl Strategy<Value = Counted> {
+    let costs = vec(number(), COSTS);
+    (prop::collection::btree_set(0..NUMBER_MAX, 0..20), 0u64..3, costs).prop_map(
+        |(contents, more, costs)| {
+            // Runs of more than one.
+            let last = contents.last().copied().unwrap_or(7);
+            let more = (1..=more).map(|by| last.saturating_add(by)).filter(|at| *at < NUMBER_MAX);
+            let contents = contents.iter().copied().chain(more).collect::<Vec<_>>();
+            let costs = std::array::from_fn(|at| costs[at]);
+            Counted::parts(contents, costs).remove(0)
+        },
+    )
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
@@ -225,15 +248,19 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                 Some(since) => Verdict::Restate { since, first_contact },
             },
         );
-    (any::<u64>(), any::<u64>(), codec(), replica(), index(), any::<[u8; 16]>(), verdict).prop_map(
-        |(version, features, codec, replica, index, nonce, verdict)| Welcome {
+    let who = prop::option::of((replica(), index()));
+    let place = prop::option::of(any::<u32>());
+    let rest = (any::<bool>(), any::<[u8; 16]>(), verdict, place);
+    (any::<u64>(), any::<u64>(), codec(), who, rest).prop_map(
+        |(version, features, codec, who, (joined, nonce, verdict, place))| Welcome {
             version,
             features,
             codec,
-            replica,
-            index,
+            who,
+            joined,
             nonce,
             verdict,
+            place,
         },
     )
 }
@@ -241,7 +268,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
 fn statement() -> impl Strategy<Value = Statement> {
     let coverage = prop::option::of(number())
         .prop_map(|since| since.map_or(Coverage::Everything, |since| Coverage::Changes { since }));
-    (number(), number(), any::<[u8; 8]>(), coverage)
+    (number(), number(), prop::option::of(any::<[u8; 8]>()), coverage)
         .prop_map(|(sequence, live, scope, coverage)| Statement { sequence, live, scope, coverage })
 }
 
@@ -401,6 +428,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             .prop_map(|hash| Message::FileEnd(hash.map(ContentHash))),
         patches().prop_map(Message::Patches),
         against().prop_map(Message::Against),
+        counted().prop_map(Message::Counted),
+        seal().prop_map(Message::Seal),
         (any::<u64>(), bytes())
             .prop_map(|(index, parts)| { Message::Unresolved(Unresolved { index, parts }) }),
         (0..=SEGMENT_MAX, 0..=SEGMENT_BYTES, bytes()).prop_map(|(new_len, missing, bytes)| {

@@ -10,6 +10,7 @@ use psync_protocol::session::{AnswerStep, AwaitingAnswer, Opening, Twin};
 use psync_protocol::{Check, Content, Props, ProtocolError, Row, Time};
 
 use crate::actors::twins;
+use crate::samples::Sealed;
 use crate::samples::{self, ALICE, BOB, file, hello, stated, statement, version, welcome};
 
 fn versions() -> Versions {
@@ -188,7 +189,9 @@ fn answer_to(twins: Vec<Twin>) -> AwaitingAnswer {
     ] {
         state = more(state, message).unwrap();
     }
-    let AnswerStep::Turn(deciding) = state.receive(Message::End).unwrap() else { panic!() };
+    let AnswerStep::Turn(deciding) = state.sealed().receive(Message::End).unwrap() else {
+        panic!()
+    };
     let steps = vec![PropsStep::default(); twins.len()];
     let (_, state) = deciding.restate_differences(statement(), rows, common(), &steps, twins);
     more(state, Message::Statement(statement())).unwrap()
@@ -203,7 +206,7 @@ fn more(state: AwaitingAnswer, message: Message) -> Result<AwaitingAnswer, Proto
 
 /// What comes of an answer: the paths of the plan, each with whether both have a row there.
 fn end(state: AwaitingAnswer) -> Result<Vec<(String, bool)>, ProtocolError> {
-    let AnswerStep::Turn(mut deciding) = state.receive(Message::End)? else { panic!() };
+    let AnswerStep::Turn(mut deciding) = state.sealed().receive(Message::End)? else { panic!() };
     let paths = deciding.paths()?;
     let both = |stand: &psync_protocol::session::Stand| {
         (stand.path().to_string(), stand.initiator.is_some() && stand.responder.is_some())
@@ -274,7 +277,9 @@ fn only_all_rows_are_demanded_of_whoever_has_left_some_out() {
         assert!(matches!(error, ProtocolError::Unexpected { got: "Demand", .. }), "{error}");
     }
     let state = more(answer_to(twins()), Message::Demand(Demand::Everything)).unwrap();
-    let AnswerStep::Turn(deciding) = state.receive(Message::End).unwrap() else { panic!() };
+    let AnswerStep::Turn(deciding) = state.sealed().receive(Message::End).unwrap() else {
+        panic!()
+    };
     assert_eq!(deciding.answer.welcome.verdict, Verdict::Restate { since: 0, first_contact: true });
     let plan = Statement { live: 0, ..samples::statement() };
     let (messages, _) = deciding.restate(plan, Vec::new());
@@ -286,7 +291,7 @@ fn row_after(files: Counterparts) -> Result<Option<Row<Check>>, ProtocolError> {
     let state = more(answer_to(twins()), Message::Marks(vec![Mark::Behind])).unwrap();
     let state = more(state, Message::Counterparts(files))?;
     let state = more(state, Message::Props(steps())).unwrap();
-    let AnswerStep::Turn(mut deciding) = state.receive(Message::End)? else { panic!() };
+    let AnswerStep::Turn(mut deciding) = state.sealed().receive(Message::End)? else { panic!() };
     Ok(deciding.paths()?[0].responder.clone())
 }
 

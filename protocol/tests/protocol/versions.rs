@@ -9,6 +9,7 @@ use psync_protocol::session::{AwaitingHello, Opening, common_version};
 use psync_protocol::{CheckKey, ErrorCode, ProtocolError, VERSION_MAX};
 
 use crate::raw::{self, DELETED, EXTENDED, FILE, MODE_CHANGED, SYMLINK, row};
+use crate::samples::Sealed;
 use crate::samples::{ALICE, file, hello, one_of_each, statement, welcome};
 
 #[test]
@@ -106,7 +107,7 @@ fn message_types_and_error_codes_have_numbers_of_their_own() {
         assert_eq!(ErrorCode::from_number(code.number()), *code);
         assert!(!code.describe().is_empty());
     }
-    for number in [11, 99, u64::MAX] {
+    for number in [13, 99, u64::MAX] {
         assert_eq!(ErrorCode::from_number(number), ErrorCode::Other);
     }
 }
@@ -152,12 +153,14 @@ fn a_second_answer_is_an_answer_to_every_row() {
     let AnswerStep::More(state) = state.receive(Message::Statement(statement())).unwrap() else {
         panic!()
     };
-    let AnswerStep::Turn(deciding) = state.receive(Message::End).unwrap() else { panic!() };
+    let AnswerStep::Turn(deciding) = state.sealed().receive(Message::End).unwrap() else {
+        panic!()
+    };
     let rows = vec![file("a", b"", ALICE, 1).stated(deciding.key())];
     let (_, state) = deciding.restate(statement(), rows);
     let AnswerStep::More(state) = state.receive(Message::Statement(statement())).unwrap() else {
         panic!()
     };
-    let error = state.receive(Message::End).unwrap_err();
+    let error = state.sealed().receive(Message::End).unwrap_err();
     assert_eq!(error, ProtocolError::Contradiction("an answer is incomplete"));
 }

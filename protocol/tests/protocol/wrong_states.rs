@@ -1,14 +1,15 @@
 //! Every message in every state: what may come is taken, what may not is refused by name.
 
 use psync_protocol::message::{
-    Coverage, Demand, Done, Mark, Message, Plan, Statement, Verdict, Welcome,
+    Coverage, Demand, Done, Hello, Intent, Mark, Message, Plan, Statement, Verdict, Welcome,
 };
 use psync_protocol::session::{
     AnswerStep, AwaitingAnswer, AwaitingHello, AwaitingPlan, AwaitingStatement, Heard, Listening,
     Next, Opening, PlanStep, StatementStep, Talking,
 };
-use psync_protocol::{Decision, ErrorCode, ProtocolError};
+use psync_protocol::{ContentDecision, Decision, ErrorCode, ProtocolError};
 
+use crate::samples::Sealed;
 use crate::samples::{
     self, ALICE, BOB, batch, file, hello, one_of_each, stated, statement, want, want_delta, welcome,
 };
@@ -26,6 +27,8 @@ struct Case {
 /// In the flight of the plan, where contents may come that were not asked for.
 const FIRST_FLIGHT: &[&str] =
     &["FileFailed", "Want", "File", "Done", "Problem", "Ping", "End", "Patches"];
+/// The same where contents are only counted.
+const REHEARSAL: &[&str] = &["FileFailed", "Want", "Done", "Problem", "Ping", "End", "Counted"];
 const OPEN_FILE: &[&str] = &[
     "Want",
     "Literal",
@@ -52,12 +55,12 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the statement",
-        takes: &["Rows", "Moved", "Known", "End", "Ping"],
+        takes: &["Rows", "Moved", "Known", "Seal", "Ping"],
         receive: |m| stating(awaiting_statement(), introduction()).receive(m).map(drop),
     },
     Case {
         state: "in a statement of everything",
-        takes: &["Rows", "Tree", "End", "Ping"],
+        takes: &["Rows", "Tree", "Seal", "Ping"],
         receive: |m| {
             let everything = Statement { coverage: Coverage::Everything, ..statement() };
             stating(awaiting_statement(), Message::Statement(everything)).receive(m).map(drop)
@@ -66,7 +69,7 @@ const CASES: &[Case] = &[
     Case {
         // The same directory once more.
         state: "after a moved directory",
-        takes: &["Known", "End", "Ping"],
+        takes: &["Known", "Seal", "Ping"],
         receive: |m| {
             let state = stating(awaiting_statement(), introduction());
             let moved = Message::Moved(crate::moves::moved());
@@ -75,7 +78,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in changes of known entries",
-        takes: &["Changes", "End", "Ping"],
+        takes: &["Changes", "Seal", "Ping"],
         receive: |m| {
             let state = stating(awaiting_statement(), introduction());
             stating(state, Message::Known(crate::known::known())).receive(m).map(drop)
@@ -83,7 +86,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after a tree",
-        takes: &["End", "Ping"],
+        takes: &["Seal", "Ping"],
         receive: |m| {
             let everything = Statement { coverage: Coverage::Everything, ..statement() };
             let state = stating(awaiting_statement(), Message::Statement(everything));
@@ -102,17 +105,17 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "before the marks",
-        takes: &["Marks", "Rows", "Known", "Ping", "Patches"],
+        takes: &["Marks", "Rows", "Known", "Seal", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after the marks",
-        takes: &["Rows", "Known", "End", "Ping", "Patches"],
+        takes: &["Rows", "Known", "Seal", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[greeting(), introduction(), marks()]).receive(m).map(drop),
     },
     Case {
         state: "in the answer's rows",
-        takes: &["Known", "End", "Ping", "Patches"],
+        takes: &["Known", "Seal", "Ping", "Patches"],
         receive: |m| {
             let rows = Message::Rows(batch());
             awaiting_answer(&[greeting(), introduction(), marks(), rows]).receive(m).map(drop)
@@ -120,7 +123,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the answer's changes",
-        takes: &["Changes", "End", "Ping"],
+        takes: &["Changes", "Seal", "Ping"],
         receive: |m| {
             let known = Message::Known(crate::known::known());
             awaiting_answer(&[greeting(), introduction(), marks(), known]).receive(m).map(drop)
@@ -128,7 +131,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after the answer's contents",
-        takes: &["Proof", "Ping"],
+        takes: &["Proof", "Seal", "Ping"],
         receive: |m| {
             let patches = Message::Patches(samples::patches(&[0]));
             let heard = [greeting(), introduction(), marks(), Message::Rows(batch()), patches];
@@ -137,17 +140,17 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after a demand for more rows",
-        takes: &["Rows", "Marks", "Demand", "End", "Ping", "Patches"],
+        takes: &["Rows", "Marks", "Demand", "Seal", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[demand_of(0), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after a demand for some rows",
-        takes: &["Rows", "Marks", "End", "Ping", "Patches"],
+        takes: &["Rows", "Marks", "Seal", "Ping", "Patches"],
         receive: |m| awaiting_answer(&[demand_of(7), introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after it was said which rows are demanded",
-        takes: &["End", "Ping"],
+        takes: &["Seal", "Ping"],
         receive: |m| {
             let differences = Message::Demand(Demand::Differences(trees::summary()));
             awaiting_answer(&[demand_of(0), introduction(), differences]).receive(m).map(drop)
@@ -155,17 +158,17 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the answer to differences",
-        takes: &["Marks", "Rows", "Counterparts", "Props", "Demand", "Ping"],
+        takes: &["Marks", "Rows", "Counterparts", "Props", "Demand", "Seal", "Ping"],
         receive: |m| awaiting_twins(&[introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after the marks of an answer to differences",
-        takes: &["Rows", "Counterparts", "Props", "Ping"],
+        takes: &["Rows", "Counterparts", "Props", "Seal", "Ping"],
         receive: |m| awaiting_twins(&[introduction(), marks()]).receive(m).map(drop),
     },
     Case {
         state: "after counterparts",
-        takes: &["Props", "Ping"],
+        takes: &["Props", "Seal", "Ping"],
         receive: |m| {
             let others = Message::Counterparts(trees::counterparts(&[0]));
             awaiting_twins(&[introduction(), marks(), others]).receive(m).map(drop)
@@ -173,7 +176,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "after the properties of an answer to differences",
-        takes: &["End", "Ping"],
+        takes: &["Seal", "Ping"],
         receive: |m| {
             let props = Message::Props(trees::steps());
             awaiting_twins(&[introduction(), marks(), props]).receive(m).map(drop)
@@ -201,17 +204,17 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in a statement of differences",
-        takes: &["Rows", "Common", "End", "Ping"],
+        takes: &["Rows", "Common", "Seal", "Ping"],
         receive: |m| awaiting_demanded(differences(), &[all()]).receive(m).map(drop),
     },
     Case {
         state: "in a statement of changes where differences were demanded",
-        takes: &["Rows", "End", "Ping"],
+        takes: &["Rows", "Seal", "Ping"],
         receive: |m| awaiting_demanded(differences(), &[introduction()]).receive(m).map(drop),
     },
     Case {
         state: "after what both have",
-        takes: &["Props", "End", "Ping"],
+        takes: &["Props", "Seal", "Ping"],
         receive: |m| {
             let common = Message::Common(trees::common());
             awaiting_demanded(differences(), &[all(), common]).receive(m).map(drop)
@@ -224,13 +227,13 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in the statement to a blank responder",
-        takes: &["Rows", "Plan", "End", "Ping"],
+        takes: &["Rows", "Plan", "Seal", "Ping"],
         receive: |m| {
             let rows = Message::Rows(batch());
             let state = awaiting_demanded(Demand::Blank, &[all()]);
             // The plan is for one path: it fits where the row has come.
             let state = match m {
-                Message::Plan(_) => heard(state, rows),
+                Message::Plan(_) => heard(state, rows).sealed(),
                 _ => state,
             };
             state.receive(m).map(drop)
@@ -238,7 +241,7 @@ const CASES: &[Case] = &[
     },
     Case {
         state: "in a second statement",
-        takes: &["Rows", "End", "Ping"],
+        takes: &["Rows", "Seal", "Ping"],
         receive: |m| {
             let verdict = Verdict::Proceed { first_contact: false };
             awaiting_plan(verdict, &[introduction()]).receive(m).map(drop)
@@ -253,6 +256,35 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        state: "after the seal of a statement",
+        takes: &["End", "Ping"],
+        receive: |m| stating(awaiting_statement(), introduction()).sealed().receive(m).map(drop),
+    },
+    Case {
+        state: "after the seal of an answer",
+        takes: &["End", "Ping"],
+        receive: |m| {
+            let state = awaiting_answer(&[greeting(), introduction(), marks()]);
+            state.sealed().receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "after the seal of a second statement",
+        takes: &["End", "Ping"],
+        receive: |m| {
+            let verdict = Verdict::Proceed { first_contact: false };
+            awaiting_plan(verdict, &[introduction()]).sealed().receive(m).map(drop)
+        },
+    },
+    Case {
+        state: "after a plan without its seal",
+        takes: &["Seal", "Ping"],
+        receive: |m| {
+            let plan = Message::Plan(Plan::new(9, 0, &[Decision::agree()]));
+            awaiting_plan(Verdict::Proceed { first_contact: false }, &[plan]).receive(m).map(drop)
+        },
+    },
+    Case {
         state: "at the start of a flight",
         takes: FIRST_FLIGHT,
         receive: |m| hear(listening(), m),
@@ -261,6 +293,24 @@ const CASES: &[Case] = &[
         state: "before the content that is owed",
         takes: &["Want", "File", "FileFailed", "Done", "Problem", "Ping", "Patches", "Unresolved"],
         receive: |m| hear(owed(), m),
+    },
+    Case {
+        state: "at the start of a rehearsed flight",
+        takes: REHEARSAL,
+        receive: |m| hear(exchange_of(rehearsed()).1, m),
+    },
+    Case {
+        state: "before a content of a rehearsal that is owed",
+        takes: &["Want", "FileFailed", "Done", "Problem", "Ping", "Unresolved", "Counted"],
+        receive: |m| hear(owed_by(exchange_of(rehearsed()).0), m),
+    },
+    Case {
+        state: "after a content of a rehearsal",
+        takes: &["Want", "Done", "Problem", "Ping", "End"],
+        receive: |m| {
+            let counted = Message::Counted(samples::counted(&[0]));
+            hear(after(exchange_of(rehearsed()).1, counted), m)
+        },
     },
     Case {
         state: "inside a content",
@@ -327,8 +377,29 @@ fn every_message_is_taken_where_it_may_come_and_refused_where_it_may_not() {
     }
 }
 
+#[test]
+fn a_content_may_be_wanted_to_be_looked_at_where_the_plan_leaves_the_path_alone() {
+    let later = Decision { content: ContentDecision::Later, ..Decision::agree() };
+    let (mut talking, listening) = exchange_after(hello(), later);
+    talking.send(&Message::Want(want(0))).unwrap();
+    let listening = after(listening, Message::Want(want(0)));
+    let Heard::Turn(responder) = listening.receive(Message::End).unwrap() else {
+        panic!("a content is owed");
+    };
+    assert_eq!(responder.owed().collect::<Vec<_>>(), [0]);
+    assert!(matches!(talking.end().unwrap(), Next::Listen(_)));
+}
+
 fn awaiting_statement() -> AwaitingStatement {
-    AwaitingHello.receive(Message::Hello(hello())).unwrap().1
+    awaiting_statement_after(hello())
+}
+
+fn awaiting_statement_after(hello: Hello) -> AwaitingStatement {
+    AwaitingHello.receive(Message::Hello(hello)).unwrap().1
+}
+
+fn rehearsed() -> Hello {
+    Hello { intent: Intent::Rehearse, ..hello() }
 }
 
 fn stating(state: AwaitingStatement, message: Message) -> AwaitingStatement {
@@ -356,7 +427,11 @@ fn rows() -> Vec<psync_protocol::Row<psync_protocol::Check>> {
 }
 
 fn awaiting_answer(heard: &[Message]) -> AwaitingAnswer {
-    let (_, mut state) = Opening::new(&hello()).greeted().state(statement(), rows());
+    awaiting_answer_after(&hello(), heard)
+}
+
+fn awaiting_answer_after(hello: &Hello, heard: &[Message]) -> AwaitingAnswer {
+    let (_, mut state) = Opening::new(hello).greeted().state(statement(), rows());
     for message in heard {
         state = match state.receive(message.clone()).unwrap() {
             AnswerStep::More(state) => state,
@@ -382,7 +457,9 @@ fn differences() -> Demand {
 /// The initiator after it has stated one row, and left out another that both have.
 fn awaiting_twins(heard: &[Message]) -> AwaitingAnswer {
     let demand = [demand_of(0), introduction(), Message::Demand(differences())];
-    let AnswerStep::Turn(deciding) = awaiting_answer(&demand).receive(Message::End).unwrap() else {
+    let AnswerStep::Turn(deciding) =
+        awaiting_answer(&demand).sealed().receive(Message::End).unwrap()
+    else {
         panic!("the demand is complete");
     };
     let twins = crate::actors::twins();
@@ -401,7 +478,8 @@ fn awaiting_twins(heard: &[Message]) -> AwaitingAnswer {
 /// The responder after it has demanded rows.
 fn awaiting_demanded(demand: Demand, messages: &[Message]) -> AwaitingPlan {
     let state = stating(awaiting_statement(), introduction());
-    let StatementStep::Turn(_, mut answering) = state.receive(Message::End).unwrap() else {
+    let StatementStep::Turn(_, mut answering) = state.sealed().receive(Message::End).unwrap()
+    else {
         panic!("the statement is over");
     };
     answering.welcome(Welcome {
@@ -420,9 +498,14 @@ fn heard(state: AwaitingPlan, message: Message) -> AwaitingPlan {
 }
 
 fn awaiting_plan(verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
-    let state = stating(awaiting_statement(), introduction());
+    awaiting_plan_after(hello(), verdict, heard)
+}
+
+fn awaiting_plan_after(hello: Hello, verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
+    let state = stating(awaiting_statement_after(hello), introduction());
     let state = stating(state, Message::Rows(batch()));
-    let StatementStep::Turn(stated, mut answering) = state.receive(Message::End).unwrap() else {
+    let StatementStep::Turn(stated, mut answering) = state.sealed().receive(Message::End).unwrap()
+    else {
         panic!("the statement is over");
     };
     answering.welcome(Welcome { verdict, ..welcome() });
@@ -448,20 +531,27 @@ fn awaiting_plan(verdict: Verdict, heard: &[Message]) -> AwaitingPlan {
 
 /// Both ends at the start of the first flight after a plan for one path.
 fn exchange() -> (Talking, Listening) {
-    let state = awaiting_answer(&[greeting(), introduction(), marks()]);
-    let mut deciding = match state.receive(Message::End).unwrap() {
+    exchange_of(hello())
+}
+
+fn exchange_of(hello: Hello) -> (Talking, Listening) {
+    exchange_after(hello, Decision::agree())
+}
+
+fn exchange_after(hello: Hello, decision: Decision) -> (Talking, Listening) {
+    let state = awaiting_answer_after(&hello, &[greeting(), introduction(), marks()]);
+    let mut deciding = match state.sealed().receive(Message::End).unwrap() {
         AnswerStep::Turn(deciding) => deciding,
         _ => panic!("the answer is over"),
     };
     let paths = deciding.paths().unwrap();
-    let (messages, _, talking) =
-        deciding.plan(paths, vec![Decision::agree()], 9, Vec::new()).unwrap();
+    let (messages, _, talking) = deciding.plan(paths, vec![decision], 9, Vec::new()).unwrap();
     let plan = messages.into_iter().next().unwrap();
-    let waiting = awaiting_plan(Verdict::Proceed { first_contact: false }, &[]);
+    let waiting = awaiting_plan_after(hello, Verdict::Proceed { first_contact: false }, &[]);
     let PlanStep::More(waiting) = waiting.receive(plan).unwrap() else {
         panic!("no more than a plan")
     };
-    let PlanStep::Planned(planned, _) = waiting.receive(Message::End).unwrap() else {
+    let PlanStep::Planned(planned, _) = waiting.sealed().receive(Message::End).unwrap() else {
         panic!("the plan is complete");
     };
     (talking, planned.listening)
@@ -477,7 +567,10 @@ fn talking() -> Talking {
 
 /// The initiator after a flight in which it has wanted path 0.
 fn owed() -> Listening {
-    let mut talking = talking();
+    owed_by(talking())
+}
+
+fn owed_by(mut talking: Talking) -> Listening {
     talking.send(&Message::Want(want(0))).unwrap();
     match talking.end().unwrap() {
         Next::Listen(listening) => listening,

@@ -1,9 +1,12 @@
 //! What counts as a deletion, and how many are too many.
 
 use psync_protocol::Role;
+use psync_protocol::session::Agreement;
 
 use super::model::{Meeting, Replica, WHOLE, plan, sync};
-use crate::reconcile::{DeleteLimit, Tripped, check_deletions};
+use crate::reconcile::{
+    ChangeLimit, DeleteLimit, Tripped, check_changes, check_deletions, deletions,
+};
 
 /// Two replicas with `count` files in a directory, after `change` at the first.
 fn pair(count: usize, change: impl FnOnce(&mut Replica)) -> [Replica; 2] {
@@ -116,4 +119,56 @@ fn what_came_and_went_between_two_sessions_is_not_counted() {
     });
     assert_eq!(counted(&a, &b), [0, 0]);
     assert_eq!(counted(&b, &a), [0, 0]);
+}
+
+fn edited(a: &Replica, b: &Replica, files: u64, limit: ChangeLimit) -> Option<(Role, u64)> {
+    let meeting = plan(a, b, WHOLE);
+    let files = |_| Ok::<u64, std::convert::Infallible>(files);
+    let Ok(checked) = check_changes(&meeting.paths, &meeting.locals, files, limit);
+    checked.err().map(|flooded| (flooded.on, flooded.changed))
+}
+
+#[test]
+fn edits_are_counted_on_the_side_that_made_them() {
+    let edit = |a: &mut Replica| (0..110).for_each(|n| a.write(&format!("d/{n}"), "locked", 20));
+    let [a, b] = pair(120, edit);
+    assert_eq!(edited(&a, &b, 120, ChangeLimit::NineTenths), Some((Role::Initiator, 110)));
+    assert_eq!(edited(&b, &a, 120, ChangeLimit::NineTenths), Some((Role::Responder, 110)));
+    assert_eq!(edited(&a, &b, 123, ChangeLimit::NineTenths), None);
+    assert_eq!(edited(&a, &b, 120, ChangeLimit::Count(110)), None);
+    assert_eq!(edited(&a, &b, 120, ChangeLimit::Percent(90)), Some((Role::Initiator, 110)));
+    let [a, b] = pair(3, |a| (0..3).for_each(|n| a.write(&format!("d/{n}"), "new", 20)));
+    assert_eq!(edited(&a, &b, 3, ChangeLimit::NineTenths), None);
+    assert_eq!(edited(&b, &a, 3, ChangeLimit::Count(2)), Some((Role::Responder, 3)));
+}
+
+#[test]
+fn what_is_new_moved_deleted_or_only_touched_is_no_edit() {
+    let [a, b] = pair(9, |a| {
+        a.write("new", "new", 20);
+        a.rename("d/0", "moved");
+        a.delete("d/1");
+        a.write("d/2", "text 2", 20);
+        a.chmod("d/3", 0o700);
+    });
+    assert_eq!(edited(&a, &b, 9, ChangeLimit::Count(0)), None);
+    assert_eq!(edited(&b, &a, 9, ChangeLimit::Count(0)), None);
+}
+
+#[test]
+fn the_responder_counts_what_a_plan_deletes_on_its_side() {
+    let [a, b] = pair(9, |a| {
+        a.rename("d/0", "moved");
+        (1..4).for_each(|n| a.delete(&format!("d/{n}")));
+        a.write("d/4", "edited", 20);
+    });
+    let named = |one: &Replica, other: &Replica| {
+        let meeting = plan(one, other, WHOLE);
+        let planner = psync_protocol::decision::Planner { replica: one.id, counter: 1 };
+        let decisions = meeting.draft.decisions;
+        let agreement = Agreement { paths: meeting.paths, decisions, planner };
+        deletions(&agreement).into_iter().map(|path| path.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&a, &b), ["d/1", "d/2", "d/3"]);
+    assert!(named(&b, &a).is_empty(), "what the planner takes itself is its own affair");
 }

@@ -1,10 +1,13 @@
 //! The rule matrix cell by cell, its properties, whole plans, and many replicas over time.
 
 mod clashes;
+mod exhaustive;
 mod guards;
 mod model;
 mod numbered;
+mod policies;
 mod properties;
+mod rights;
 mod table;
 mod whole_plans;
 
@@ -13,7 +16,7 @@ use psync_protocol::{
     Check, Content, PropsDecision, RelPath, Relation, ReplicaId, Role, Row, Time, Version,
 };
 
-use super::{Context, Fate, Policy, Ruling};
+use super::{Context, Fate, Ruling};
 
 /// The replica on whose side the first row of each case is.
 const HERE: ReplicaId = ReplicaId([1; 16]);
@@ -22,12 +25,7 @@ const THERE: ReplicaId = ReplicaId([2; 16]);
 const ELSEWHERE: ReplicaId = ReplicaId([3; 16]);
 
 /// Two replicas that have met before.
-const TWO_WAY: Context = Context {
-    flow: Flow::TwoWay,
-    policy: Policy::KeepBoth,
-    first_contact: false,
-    tie: Role::Initiator,
-};
+const TWO_WAY: Context = Context { flow: Flow::TwoWay, first_contact: false, tie: Role::Initiator };
 
 fn path(name: &str) -> RelPath {
     RelPath::new(name.as_bytes()).unwrap()

@@ -12,12 +12,12 @@ use psync_protocol::{
     Role, Row, Version,
 };
 
-use super::{Context, TWO_WAY, numbered, path, time};
+use super::{Context, numbered, path, time};
 use crate::manifest::{
     LocalAccess, Outline, Own, Stamp, Stored, Terms, Trace, answer, find_common, fold, plain_from,
     their_row, tree, unfold, untold,
 };
-use crate::reconcile::{Draft, Keys, Local, draft};
+use crate::reconcile::{Counsel, Draft, Folding, Keys, Local, draft};
 
 /// One replica.
 #[derive(Debug, Clone)]
@@ -138,6 +138,32 @@ impl Replica {
         self.advance(&name, content, Props { mode, mtime: time(at) });
     }
 
+    /// Another mode for what is there.
+    pub(super) fn chmod(&mut self, name: &str, mode: u16) {
+        self.clock += 1;
+        let row = self.live(&path(name)).unwrap().row.clone();
+        self.advance(&path(name), row.content, Props { mode, ..row.props });
+    }
+
+    /// Something else in the place of what is there, if anything.
+    pub(super) fn replace(&mut self, name: &str, content: Content<ContentHash>, at: i64) {
+        self.clock += 1;
+        for below in self.tree_below(name) {
+            if below != path(name) {
+                self.bury(&below, None);
+            }
+        }
+        self.make_parents(&path(name));
+        let props = match &content {
+            Content::Directory => Props { mode: 0o755, ..Props::default() },
+            Content::Symlink { .. } => Props { mode: 0, mtime: time(at) },
+            Content::File { .. } | Content::Deleted { .. } => {
+                Props { mode: 0o644, mtime: time(at) }
+            }
+        };
+        self.advance(&path(name), content, props);
+    }
+
     /// A directory goes with what is in it.
     pub(super) fn delete(&mut self, name: &str) {
         self.clock += 1;
@@ -191,6 +217,22 @@ impl Replica {
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.live(&path(name)).is_some()
+    }
+
+    pub(super) fn is_file(&self, name: &str) -> bool {
+        let live = self.live(&path(name));
+        live.is_some_and(|stored| matches!(stored.row.content, Content::File { .. }))
+    }
+
+    pub(super) fn is_directory(&self, name: &str) -> bool {
+        let live = self.live(&path(name));
+        live.is_some_and(|stored| matches!(stored.row.content, Content::Directory))
+    }
+
+    /// What is known of every path but for the versions.
+    pub(super) fn shape(&self) -> Vec<(RelPath, Content<ContentHash>, Props)> {
+        let rows = self.rows.values().map(|(stored, _)| &stored.row);
+        rows.map(|row| (row.path.clone(), row.content.clone(), row.props)).collect()
     }
 
     pub(super) fn holds(&self, name: &str, text: &str) -> bool {
@@ -250,16 +292,26 @@ impl Replica {
 
 /// How a session goes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Session {
+pub(super) struct Session<'a> {
     pub(super) flow: Flow,
     pub(super) stamp: &'static str,
     /// After how many paths the line breaks, on each side.
     pub(super) breaks: Option<[usize; 2]>,
+    /// What a person has laid down, if anything.
+    pub(super) counsel: Option<&'a Counsel>,
+    /// What each side's file system does not tell apart, the initiator's first.
+    pub(super) folding: [Folding; 2],
 }
 
 /// A whole session in both directions.
-pub(super) const WHOLE: Session =
-    Session { flow: Flow::TwoWay, stamp: "202611020304", breaks: None };
+pub(super) const WHOLE: Session<'_> = Session {
+    flow: Flow::TwoWay,
+    stamp: "202611020304",
+    breaks: None,
+    counsel: None,
+    folding: [EXACT; 2],
+};
+const EXACT: Folding = Folding { case: false, form: false };
 
 /// A session that was held, with what it was about.
 #[derive(Debug)]
@@ -289,7 +341,7 @@ pub(super) fn sync(a: &mut Replica, b: &mut Replica) -> Meeting {
 }
 
 /// Holds a session that `a` starts.
-pub(super) fn hold(a: &mut Replica, b: &mut Replica, terms: Session) -> Meeting {
+pub(super) fn hold(a: &mut Replica, b: &mut Replica, terms: Session<'_>) -> Meeting {
     let planned = plan(a, b, terms);
     a.clock += 1;
     let planner = Planner { replica: a.id, counter: a.clock };
@@ -328,10 +380,14 @@ impl Own for Answering<'_> {
         let mut rows = self.replica.rows.values().map(|(stored, _)| stored.row.stated(self.key));
         Ok(rows.any(|row| row.content.fingerprint() == Some(content)))
     }
+
+    fn has_begun(&self, _: &RelPath) -> bool {
+        false
+    }
 }
 
 /// Makes the plan of a session and carries nothing out.
-pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
+pub(super) fn plan(a: &Replica, b: &Replica, terms: Session<'_>) -> Meeting {
     let keys = [CheckKey::new(a.id, &[8; 16]), CheckKey::new(b.id, &[9; 16])];
     let first_contact = !a.knows(b) || !b.knows(a);
     let a_knows = a.peers.get(&b.id);
@@ -390,10 +446,19 @@ pub(super) fn plan(a: &Replica, b: &Replica, terms: Session) -> Meeting {
         })
         .collect();
     let tie = if a.id > b.id { Role::Initiator } else { Role::Responder };
-    let context = Context { flow: terms.flow, first_contact, tie, ..TWO_WAY };
+    let context = Context { flow: terms.flow, first_contact, tie };
     let both = Keys { initiator: &keys[0], responder: &keys[1] };
     let mut is_taken = |name: &RelPath| a.row(name).is_some();
-    let draft = draft(&paths, &locals, both, &context, terms.stamp, &mut is_taken);
+    let nothing = Counsel::default();
+    let with = crate::reconcile::Terms {
+        keys: both,
+        context: &context,
+        counsel: terms.counsel.unwrap_or(&nothing),
+        stamp: terms.stamp,
+        folding: terms.folding,
+        known: &a.tree().into_keys().collect::<Vec<_>>(),
+    };
+    let draft = draft(&paths, &locals, with, &mut is_taken);
     Meeting { paths, at_responder, locals, draft }
 }
 

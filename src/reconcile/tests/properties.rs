@@ -45,7 +45,7 @@ fn context() -> impl Strategy<Value = Context> {
     let flows = vec![Flow::TwoWay, Flow::TwoWay, Flow::ToResponder, Flow::ToInitiator];
     let ties = vec![Role::Initiator, Role::Responder];
     (prop::sample::select(flows), any::<bool>(), prop::sample::select(ties))
-        .prop_map(|(flow, first_contact, tie)| Context { flow, first_contact, tie, ..TWO_WAY })
+        .prop_map(|(flow, first_contact, tie)| Context { flow, first_contact, tie })
 }
 
 /// Both rows once a ruling is carried out.

@@ -2,9 +2,10 @@
 //! in the store, or at least their block hashes in the index. Nobody waits for it, nothing depends
 //! on it, and what was interrupted is taken up after the next session.
 
+mod ahead;
 mod read;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Seek;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,11 +15,14 @@ use psync_protocol::ContentHash;
 use psync_protocol::Role;
 use psync_protocol::message::Problem;
 
+pub(super) use ahead::Ahead;
+use ahead::Ready;
 use read::{Blocks, FileReader, Found, block_hashes, threads};
 
 use super::site::note;
 use super::{OldContents, Site};
-use crate::index::{BlockHashes, Index, IndexError, Remembered, SharedFile};
+use crate::index::{BlockHashes, Index, IndexError, Remembered, SharedFile, SketchBytes};
+use crate::manifest::Stamp;
 use crate::report::{Phase, Report, Trouble};
 use crate::store::{Kept, Store, StoreError};
 
@@ -55,9 +59,11 @@ pub(super) fn remember_quietly(site: &mut Site, report: &dyn Report) {
 }
 
 fn remember_all(site: &mut Site, report: &dyn Report) {
+    site.notes.extend(site.journal.take_notes().into_iter().map(note));
     if let Err(error) = try_remember(site, report) {
         site.notes.push(note(format!("what was agreed cannot be remembered: {error}")));
     }
+    super::trash::sweep(site);
 }
 
 fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> {
@@ -69,14 +75,16 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     if !site.index.has_to_remember(at_most)? {
         return Ok(());
     }
+    site.spare_the_disk();
     site.store();
+    let ready = site.ahead.take().map(Ahead::finish).unwrap_or_default();
     let files = site.index.to_remember(at_most)?;
     let mut blocks_changed = again;
-    let left_out = fill(site, files, report, &mut blocks_changed)?;
+    let left_out = fill(site, files, ready, report, &mut blocks_changed)?;
     if setting.is_some() && !site.old.is_on() {
         // The store has failed on the way, and lost what was not committed.
         let rest = site.index.to_remember(Remembered::Not)?;
-        fill(site, rest, report, &mut blocks_changed)?;
+        fill(site, rest, HashMap::new(), report, &mut blocks_changed)?;
     }
     as_blocks(site, &left_out)?;
     let setting = setting.filter(|_| site.old.is_on());
@@ -93,11 +101,12 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     Ok(())
 }
 
-/// Offers files to the store, and makes block hashes of those that it does not take. Returns live
-/// contents that had to make room.
+/// Offers files to the store, and makes block hashes of those that it does not take. Some contents
+/// may be ready for it. Returns live contents that had to make room.
 fn fill(
     site: &mut Site,
     mut files: Vec<SharedFile>,
+    mut ready: HashMap<ContentHash, Ready>,
     report: &dyn Report,
     blocks_changed: &mut bool,
 ) -> Result<HashSet<ContentHash>, IndexError> {
@@ -108,7 +117,13 @@ fn fill(
         files.sort_by_key(|file| file.size);
     }
     let mut filler = Filler::new(index, old, notes);
-    let files = filler.without_known(files)?;
+    let (mut made, mut files) = (Vec::new(), filler.without_known(files)?);
+    if filler.store().is_some() && !ready.is_empty() {
+        files.retain(|file| {
+            let ready = ready.remove(&file.hash).map(|ready| made.push((file.clone(), ready)));
+            ready.is_none()
+        });
+    }
     if bytes >= WORTH_SHOWING && !files.is_empty() {
         let bytes = files.iter().map(|file| file.size).sum();
         report.phase(Phase::Remembering { bytes });
@@ -121,6 +136,10 @@ fn fill(
         snapshots: AtomicBool::new(filler.store().is_some()),
         largest: filler.store().map_or(0, |store| store.rules().largest_file),
     };
+    for (file, (packed, sketch)) in made {
+        filler.sketches.extend(sketch.map(|sketch| (file.hash, sketch.to_bytes())));
+        filler.take(&reader, &file, Found::Packed(packed))?;
+    }
     let result = std::thread::scope(|scope| {
         let (sender, results) = sync_channel(QUEUE);
         for _ in 0..threads().min(files.len()) {
@@ -128,7 +147,9 @@ fn fill(
             scope.spawn(move || reader.read_all(&sender));
         }
         drop(sender);
-        for (at, found) in results.into_iter().flatten() {
+        for (at, found, sketch) in results.into_iter().flatten() {
+            let sketch = sketch.map(|sketch| (files[at].hash, sketch.to_bytes()));
+            filler.sketches.extend(sketch);
             filler.take(&reader, &files[at], found)?;
             report.progress(&files[at].path, files[at].size);
         }
@@ -149,7 +170,7 @@ pub(super) fn as_blocks(site: &mut Site, hashes: &HashSet<ContentHash>) -> Resul
         for file in files {
             let opened = site.root.open_file(&file.path);
             let blocks =
-                opened.and_then(|(mut open, _)| block_hashes(&mut open, file, &mut buffer));
+                opened.and_then(|(mut open, _)| block_hashes(&mut open, file, false, &mut buffer));
             read.push(blocks.ok().flatten().and_then(|Blocks(blocks)| blocks));
         }
         site.index.transaction(|index| {
@@ -172,7 +193,7 @@ pub(super) fn files_with(
         if hashes.contains(&hash)
             && let Ok(path) = psync_protocol::RelPath::new(path)
         {
-            files.push(SharedFile { path, size, hash });
+            files.push(SharedFile { path, size, hash, stamp: Stamp::UNKNOWN });
         }
     })?;
     Ok(files)
@@ -186,6 +207,8 @@ struct Filler<'a> {
     /// What the index has not been told yet.
     batch: Vec<(SharedFile, Remembered, Option<BlockHashes>)>,
     batch_bytes: usize,
+    /// Sketches that the index does not have yet.
+    sketches: Vec<(ContentHash, SketchBytes)>,
     buffer: Vec<u8>,
     put_blocks: bool,
     took_snapshots: bool,
@@ -207,6 +230,7 @@ impl<'a> Filler<'a> {
             notes,
             batch: Vec::new(),
             batch_bytes: 0,
+            sketches: Vec::new(),
             buffer: Vec::new(),
             put_blocks: false,
             took_snapshots: false,
@@ -222,10 +246,12 @@ impl<'a> Filler<'a> {
     /// Leaves out what is known already, or has nothing to be known.
     fn without_known(&mut self, files: Vec<SharedFile>) -> Result<Vec<SharedFile>, IndexError> {
         let mut unknown = Vec::with_capacity(files.len());
+        let any_blocks = self.index.has_any_blocks()?;
+        let any_held = self.store().is_some_and(|store| !store.is_empty().unwrap_or(false));
         for file in files {
             let held = match self.store() {
-                Some(store) => store.holds(&file.hash),
-                None => Ok(false),
+                Some(store) if any_held => store.holds(&file.hash),
+                Some(_) | None => Ok(false),
             };
             let held = held.unwrap_or_else(|error| {
                 self.give_up(&error);
@@ -234,7 +260,7 @@ impl<'a> Filler<'a> {
             let offered = self.store().is_some();
             if held || file.size == 0 {
                 self.note(file, Remembered::InStore, None)?;
-            } else if !offered && self.index.has_blocks(&file.hash)? {
+            } else if any_blocks && !offered && self.index.has_blocks(&file.hash)? {
                 self.note(file, Remembered::AsBlocks, None)?;
             } else {
                 unknown.push(file);
@@ -270,8 +296,9 @@ impl<'a> Filler<'a> {
             }
             (Kept::NoRoom, Found::Packed(_) | Found::Large(_)) => {
                 let opened = reader.root.open_file(&file.path);
-                let blocks = opened
-                    .and_then(|(mut open, _)| block_hashes(&mut open, file, &mut self.buffer));
+                let blocks = opened.and_then(|(mut open, _)| {
+                    block_hashes(&mut open, file, false, &mut self.buffer)
+                });
                 match blocks {
                     Ok(Some(Blocks(blocks))) => {
                         self.note(file.clone(), Remembered::AsBlocks, blocks)
@@ -366,9 +393,13 @@ impl<'a> Filler<'a> {
             self.give_up(&error);
         }
         let batch = std::mem::take(&mut self.batch);
+        let sketches = std::mem::take(&mut self.sketches);
         self.batch_bytes = 0;
         self.put_blocks |= batch.iter().any(|(_, _, blocks)| blocks.is_some());
         self.index.transaction(|index| {
+            for (hash, sketch) in &sketches {
+                index.put_sketch(hash, sketch)?;
+            }
             for (file, remembered, blocks) in &batch {
                 if let Some(blocks) = blocks {
                     index.put_blocks(&file.hash, blocks)?;
@@ -386,6 +417,7 @@ impl<'a> Filler<'a> {
         {
             self.give_up(&error);
         }
-        self.tell_index()
+        self.tell_index()?;
+        self.index.purge_sketches()
     }
 }

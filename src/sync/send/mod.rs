@@ -8,30 +8,35 @@
 //!    cache or from the peer's signature;
 //! 4. whole.
 
+mod forge;
 mod gifts;
 mod patches;
 mod signed;
+mod similar;
 mod whole;
 
 use std::collections::HashMap;
 use std::io;
 
 use psync_protocol::message::{
-    Against, Base, DeltaOp, DeltaPiece, Failure, FailureKind, PATCH_BYTES, Patches, Proof,
+    Against, Base, DeltaOp, DeltaPiece, Failure, FailureKind, PATCH_BYTES, Patched, Patches, Proof,
     SEGMENT_MAX, Segment, WantKind,
 };
 use psync_protocol::session::{Agreement, Talking};
 use psync_protocol::{Content, ContentHash, Message, RelPath};
 
+pub(super) use forge::Forge;
 pub(super) use gifts::given_with_rows;
 
+use super::rehearsal::Rehearsal;
 use super::{SyncError, random};
 use crate::apply::Applier;
 use crate::delta::{
     self, DeltaError, Effort, Encoder, ExactEncoder, Found, Fresh, Op, Params, Signature,
     SignatureBuilder,
 };
-use crate::manifest::Stored;
+use crate::index::SharedFile;
+use crate::manifest::{Permit, Stored};
 use crate::report::{Report, Silent};
 use crate::store::{OldContent, Store};
 use crate::transport::Line;
@@ -41,6 +46,8 @@ use patches::{Blocks, Job, Known, Made};
 const DELTA_LEVEL: i32 = 9;
 /// Contents that one proof covers at most: where it does not hold, so many hashes are asked for.
 const PROOF_CONTENTS: usize = 64;
+/// Files that are listed as sent at most.
+const SENT_MAX: usize = 64 << 10;
 /// Bytes of contents that one proof covers at most.
 const PROOF_BYTES: u64 = 32 << 20;
 
@@ -56,10 +63,15 @@ pub(super) struct Signed {
 pub(super) struct Out<'a> {
     pub(super) line: &'a mut Line,
     pub(super) talking: &'a mut Talking,
+    /// Where contents are only counted.
+    pub(super) rehearsal: Option<&'a mut Rehearsal>,
 }
 
 impl Out<'_> {
     fn send(&mut self, message: &Message) -> Result<(), SyncError> {
+        if self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.keeps_back(message)) {
+            return Ok(self.line.count(message)?);
+        }
         self.talking.send(message)?;
         Ok(self.line.send(message)?)
     }
@@ -89,11 +101,15 @@ pub(super) struct Means<'a> {
     pub(super) out: Out<'a>,
     pub(super) store: Option<&'a mut Store>,
     pub(super) agreement: &'a Agreement,
+    /// What the peer may have.
+    pub(super) permit: &'a Permit,
     pub(super) report: &'a dyn Report,
     /// How hard to compress.
     pub(super) effort: Effort,
     /// What coarse blocks have found of contents of which finer hashes will come.
     pub(super) found: &'a mut HashMap<u64, Found>,
+    /// The files that were sent.
+    pub(super) sent: &'a mut Vec<SharedFile>,
     /// Whether each content is to carry its own hash, as it is not the first time that this end
     /// sends any: what is asked for again is asked for singly.
     pub(super) singly: bool,
@@ -134,14 +150,19 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
 
     /// Sends everything that the peer has asked for.
     pub(super) fn wanted(&mut self, wanted: Vec<Signed>) -> Result<(), SyncError> {
-        let mut patched = Vec::new();
+        let (mut patched, mut new) = (Vec::new(), Vec::new());
         for signed in wanted {
+            if let Some(why) = self.may_not_leave(signed.index) {
+                self.fail(signed.index, (FailureKind::System, why.into()))?;
+                continue;
+            }
             let Some(item) = self.item(signed.index)? else {
                 let text = "it does not exist on the other side as a file".into();
                 self.fail(signed.index, (FailureKind::Changed, text))?;
                 continue;
             };
             match &signed.kind {
+                WantKind::Whole if item.stored.row.base.is_none() => new.push(item),
                 WantKind::Whole => self.whole(&item)?,
                 WantKind::Delta(delta) => {
                     let seed = self.applier.keys().theirs.block_seed(item.index, delta.attempt);
@@ -160,12 +181,25 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
                 },
             }
         }
+        self.new_files(new, &mut patched)?;
         self.patch(patched)
     }
 
     /// All that was sent is proved.
     pub(super) fn finish(mut self) -> Result<(), SyncError> {
         self.prove()
+    }
+
+    /// Why the peer does not get what it wants, whoever it is. That a path is of the plan is not
+    /// enough, as the peer may have named it: the index knows more than what is synced with this
+    /// peer. So this end must have stated the path, or marked it as the same.
+    fn may_not_leave(&self, index: u64) -> Option<&'static str> {
+        let stand = self.means.agreement.paths.get(usize::try_from(index).ok()?)?;
+        if stand.of(self.applier.role()).is_none() {
+            return Some("the other side has not stated it, and does not send it");
+        }
+        let rights = self.means.permit.rights(stand.path().as_bytes());
+        (!rights.read).then_some("the other side does not let this peer read it")
     }
 
     /// The file that stands for a path of the plan.
@@ -188,7 +222,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             .and_then(|params| Signature::parse(params, blocks.len, &blocks.packed));
         Ok(signature.ok().map(|signature| {
             let (block_len, len) = (blocks.block_len, blocks.len);
-            Old::Blocks(Box::new(Blocks { block_len, len, signature }))
+            Old::Blocks(Box::new(Blocks { block_len, len, signature, of_base: true }))
         }))
     }
 
@@ -203,12 +237,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             },
             Old::Blocks(blocks) if patches::fits(blocks.len, item.size) => Known::Blocks(blocks),
             Old::Whole(old) => return self.segments(&item, old),
-            Old::Blocks(blocks) => {
-                self.begin_file(&item)?;
-                let base = Base::Blocks(blocks.block_len);
-                self.means.out.send(&Message::Against(Against { base, old_len: blocks.len }))?;
-                return self.delta(&item, &blocks.signature);
-            }
+            Old::Blocks(blocks) => return self.blocks(&item, &blocks),
         };
         self.later(Job { item, old }, patched)
     }
@@ -225,9 +254,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     /// A long file as segments, each of parts of its old content.
     fn segments(&mut self, item: &Item, mut old: OldContent) -> Result<(), SyncError> {
         let old_len = old.len();
-        let mut seed = [0; 8];
-        random(&mut seed);
-        let params = Params::for_sender(old_len, u64::from_le_bytes(seed));
+        let params = own_params(old_len);
         let mut builder = SignatureBuilder::new(params);
         // One pass makes the hashes and checks the content.
         if !old.verify_with(&mut |piece| builder.update(piece)).unwrap_or(false) {
@@ -236,15 +263,42 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         let Ok(signature) = Signature::parse(params, old_len, &builder.finish()) else {
             return self.whole(item);
         };
+        let against = Against { base: Base::Own, old_len };
+        self.segments_of(item, against, &signature, &mut |at, buffer| old.read_at(at, buffer))
+    }
+
+    /// The same for an old content that is in memory.
+    fn segments_of_short(&mut self, item: &Item, base: Base, old: &[u8]) -> Result<(), SyncError> {
+        let old_len = old.len() as u64;
+        let params = own_params(old_len);
+        let mut builder = SignatureBuilder::new(params);
+        builder.update(old);
+        let Ok(signature) = Signature::parse(params, old_len, &builder.finish()) else {
+            return self.whole(item);
+        };
+        self.segments_of(item, Against { base, old_len }, &signature, &mut |at, buffer| {
+            let part = usize::try_from(at).ok().and_then(|at| old.get(at..)?.get(..buffer.len()));
+            buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn segments_of(
+        &mut self,
+        item: &Item,
+        against: Against,
+        signature: &Signature,
+        mut read: &mut delta::ReadOld<'_>,
+    ) -> Result<(), SyncError> {
+        let old_len = against.old_len;
         self.begin_file(item)?;
-        self.means.out.send(&Message::Against(Against { base: Base::Own, old_len }))?;
+        self.means.out.send(&Message::Against(against))?;
         let level =
             delta::patch_level(SEGMENT_MAX as usize, SEGMENT_MAX as usize, self.means.effort);
-        let mut encoder = ExactEncoder::new(&signature, old_len, level);
+        let mut encoder = ExactEncoder::new(signature, old_len, level);
         let (root, report) = (self.applier.root(), self.means.report);
         let out = &mut self.means.out;
         let mut emit = |segment: delta::Segment| out.segment(segment);
-        let mut read = |offset, buffer: &mut [u8]| old.read_at(offset, buffer);
         let mut lost = false;
         let mut note = |stopped: Stopped| {
             lost |= matches!(stopped, Stopped::Delta(_));
@@ -267,25 +321,47 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     /// Codes and sends patches. Files that do not gain by it go whole.
     fn patch(&mut self, jobs: Vec<Job>) -> Result<(), SyncError> {
         for made in patches::make(self.applier.root(), jobs, self.means.effort) {
-            let Made { items, patch, troubles } = made;
+            let Made { items, patch, too_long, whole, troubles } = made;
             for (item, trouble) in troubles {
                 self.fail(item.index, trouble)?;
             }
-            match patch {
-                _ if items.is_empty() => {}
-                None => items.iter().try_for_each(|(_, item)| self.whole(item))?,
-                Some(patch) => {
-                    let contents = items.iter().map(|(patched, _)| *patched).collect();
-                    self.means.out.send(&Message::Patches(Patches { contents, patch }))?;
-                    for (_, item) in &items {
-                        self.means.report.progress(&item.at, item.size);
-                        self.note(item.hash, item.size);
-                    }
-                    self.prove()?;
-                }
+            whole.iter().try_for_each(|item| self.whole(item))?;
+            too_long.into_iter().try_for_each(|job| self.stream(job))?;
+            if let (false, Some(patch)) = (items.is_empty(), patch) {
+                self.send_patch(&items, patch)?;
             }
         }
         Ok(())
+    }
+
+    /// A file against its old content, piece by piece.
+    fn stream(&mut self, Job { item, old }: Job) -> Result<(), SyncError> {
+        match old {
+            Known::Content(old) => self.segments_of_short(&item, Base::Own, &old),
+            Known::Other(old, check) => self.segments_of_short(&item, Base::Other(check), &old),
+            Known::Blocks(blocks) => self.blocks(&item, &blocks),
+            Known::Found(found) => self.stream_found(&item, &found),
+        }
+    }
+
+    /// A file against the blocks of an old one.
+    fn blocks(&mut self, item: &Item, blocks: &Blocks) -> Result<(), SyncError> {
+        self.begin_file(item)?;
+        if blocks.of_base {
+            let base = Base::Blocks(blocks.block_len);
+            self.means.out.send(&Message::Against(Against { base, old_len: blocks.len }))?;
+        }
+        self.delta(item, &blocks.signature)
+    }
+
+    fn send_patch(&mut self, items: &[(Patched, Item)], patch: Vec<u8>) -> Result<(), SyncError> {
+        let contents = items.iter().map(|(patched, _)| *patched).collect();
+        self.means.out.send(&Message::Patches(Patches { contents, patch }))?;
+        for (_, item) in items {
+            self.means.report.progress(&item.at, item.size);
+            self.note(item);
+        }
+        self.prove()
     }
 
     fn delta(&mut self, item: &Item, signature: &Signature) -> Result<(), SyncError> {
@@ -331,7 +407,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             Ok(()) if self.means.singly => self.means.out.send(&Message::FileEnd(Some(item.hash))),
             Ok(()) => {
                 self.means.out.send(&Message::FileEnd(None))?;
-                self.note(item.hash, item.size);
+                self.note(item);
                 if self.must_prove() { self.prove() } else { Ok(()) }
             }
         }
@@ -341,9 +417,14 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         self.means.out.send(&Message::FileFailed(Failure { index, kind, text }))
     }
 
-    fn note(&mut self, hash: ContentHash, size: u64) {
-        self.unproved.push(hash);
-        self.unproved_bytes += size;
+    fn note(&mut self, item: &Item) {
+        self.unproved.push(item.hash);
+        self.unproved_bytes += item.size;
+        if self.means.sent.len() < SENT_MAX {
+            let Item { at: path, stored, size, hash, .. } = item;
+            let (path, stamp) = (path.clone(), stored.stamp);
+            self.means.sent.push(SharedFile { path, size: *size, hash: *hash, stamp });
+        }
     }
 
     fn must_prove(&self) -> bool {
@@ -379,6 +460,13 @@ fn no_base() -> Trouble {
 /// against an old content is sent in another way.
 fn known(store: Option<&mut Store>, hash: &ContentHash) -> Option<OldContent> {
     store?.old(hash).ok().flatten()
+}
+
+/// How an old content is cut that this end can read.
+fn own_params(old_len: u64) -> Params {
+    let mut seed = [0; 8];
+    random(&mut seed);
+    Params::for_sender(old_len, u64::from_le_bytes(seed))
 }
 
 /// What stops an encoder: the line, or the compressor.

@@ -4,6 +4,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use psync_protocol::Check;
 use psync_protocol::message::{Base, PATCH_BYTES, PATCHES_MAX, Patched};
 
 use super::{Item, Trouble, whole};
@@ -14,7 +15,7 @@ use crate::root::Root;
 const BATCHES: usize = 2;
 /// Bytes of old and new contents in a batch: half of what compresses best, so that the first is
 /// under way sooner.
-const BATCH: usize = BATCH_TARGET / 2;
+pub(super) const BATCH: usize = BATCH_TARGET / 2;
 /// Most threads.
 const THREADS: usize = 4;
 
@@ -29,6 +30,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Known {
     Content(Vec<u8>),
+    /// Not the one that the row builds on, but another, with its check under this end's key.
+    Other(Vec<u8>, Check),
     /// The hashes of its blocks.
     Blocks(Box<Blocks>),
     /// Blocks of it that were found in the new content.
@@ -41,12 +44,15 @@ pub(super) struct Blocks {
     pub(super) block_len: u32,
     pub(super) len: u64,
     pub(super) signature: Signature,
+    /// Whether they are of the content that the new one builds on, which both ends know; else the peer has
+    /// sent them.
+    pub(super) of_base: bool,
 }
 
 impl Known {
     fn len(&self) -> usize {
         match self {
-            Known::Content(old) => old.len(),
+            Known::Content(old) | Known::Other(old, _) => old.len(),
             Known::Blocks(blocks) => blocks.len as usize,
             Known::Found(found) => found.old_len(),
         }
@@ -55,7 +61,7 @@ impl Known {
     /// As a patch takes it.
     fn base<'a>(&'a self, found: Option<&'a Found>) -> delta::Base<'a> {
         match (self, found) {
-            (Known::Content(old), _) => delta::Base::Content(old),
+            (Known::Content(old) | Known::Other(old, _), _) => delta::Base::Content(old),
             (Known::Found(found), _) => delta::Base::Blocks(found),
             (Known::Blocks(_), Some(found)) => delta::Base::Blocks(found),
             (Known::Blocks(_), None) => delta::Base::Content(&[]),
@@ -80,6 +86,7 @@ impl Job {
     fn patched(&self) -> Patched {
         let base = match &self.old {
             Known::Content(_) => Base::Own,
+            Known::Other(_, check) => Base::Other(*check),
             Known::Blocks(blocks) => Base::Blocks(blocks.block_len),
             Known::Found(found) => Base::Blocks(found.unit() as u32),
         };
@@ -88,12 +95,16 @@ impl Job {
 }
 
 /// What became of a batch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Made {
     /// The files that the patch makes, in order, without those that cannot be read.
     pub(super) items: Vec<(Patched, Item)>,
-    /// The patch; none where the files are better sent whole.
+    /// The patch; none where no files are left, or they have to be sent in another way.
     pub(super) patch: Option<Vec<u8>>,
+    /// The files of a patch that does not fit a message.
+    pub(super) too_long: Vec<Job>,
+    /// The files of which nothing is gained by a patch.
+    pub(super) whole: Vec<Item>,
     /// The others.
     pub(super) troubles: Vec<(Item, Trouble)>,
 }
@@ -137,6 +148,11 @@ pub(super) fn make(root: &Root, jobs: Vec<Job>, effort: Effort) -> Vec<Made> {
     results.map(|(batch, coded)| coded.unwrap_or_default().of_batch(batch)).collect()
 }
 
+/// Codes the files of one batch.
+pub(super) fn make_batch(root: &Root, batch: Vec<Job>, effort: Effort) -> Made {
+    Coded::of(root, &batch, effort).of_batch(batch)
+}
+
 fn batches(jobs: Vec<Job>) -> Vec<Vec<Job>> {
     let mut batches: Vec<Vec<Job>> = Vec::new();
     let (mut old, mut new) = (0, 0);
@@ -157,6 +173,7 @@ fn batches(jobs: Vec<Job>) -> Vec<Vec<Job>> {
 /// A batch at work.
 #[derive(Default)]
 struct Coded {
+    /// What a patch is, unless there is not the memory for the compressor, or nothing is gained.
     patch: Option<Vec<u8>>,
     /// By place in the batch.
     troubles: Vec<(usize, Trouble)>,
@@ -180,8 +197,7 @@ impl Coded {
         let new_len = news.iter().map(|(.., new)| new.len()).sum();
         let level = delta::patch_level(old_len, new_len, effort);
         let patch = match delta::patch_all(&changes, level) {
-            Ok(patch) if patch.len() < new_len && patch.len() <= PATCH_BYTES => Some(patch),
-            // Without memory for the compressor, or where nothing is gained.
+            Ok(patch) if patch.len() < new_len => Some(patch),
             Ok(_) | Err(_) => None,
         };
         Coded { patch, troubles }
@@ -189,12 +205,16 @@ impl Coded {
 
     fn of_batch(self, batch: Vec<Job>) -> Made {
         let Coded { patch, troubles } = self;
+        let gains = patch.is_some();
+        let patch = patch.filter(|patch| patch.len() <= PATCH_BYTES);
         let mut troubles = troubles.into_iter().peekable();
-        let mut made = Made { items: Vec::new(), patch, troubles: Vec::new() };
+        let mut made = Made { patch, ..Made::default() };
         for (at, job) in batch.into_iter().enumerate() {
             match troubles.next_if(|(place, _)| *place == at) {
                 Some((_, trouble)) => made.troubles.push((job.item, trouble)),
-                None => made.items.push((job.patched(), job.item)),
+                None if made.patch.is_some() => made.items.push((job.patched(), job.item)),
+                None if gains => made.too_long.push(job),
+                None => made.whole.push(job.item),
             }
         }
         made

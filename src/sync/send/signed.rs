@@ -31,7 +31,8 @@ impl Sending<'_, '_, '_> {
         };
         if patches::fits(delta.old_len, item.size) {
             let (block_len, len) = (delta.block_len, delta.old_len);
-            let old = Known::Blocks(Box::new(Blocks { block_len, len, signature }));
+            let of_base = false;
+            let old = Known::Blocks(Box::new(Blocks { block_len, len, signature, of_base }));
             return self.later(Job { item, old }, patched);
         }
         self.begin_file(&item)?;
@@ -111,18 +112,23 @@ impl Sending<'_, '_, '_> {
         if patches::fits(found.old_len() as u64, item.size) {
             return self.later(Job { item, old: Known::Found(Box::new(found)) }, patched);
         }
-        self.begin_file(&item)?;
-        let mut encoder = FoundEncoder::new(&found, super::DELTA_LEVEL);
+        self.stream_found(&item, &found)
+    }
+
+    /// Sends a file made of blocks that have been found in it, however long it is.
+    pub(super) fn stream_found(&mut self, item: &Item, found: &Found) -> Result<(), SyncError> {
+        self.begin_file(item)?;
+        let mut encoder = FoundEncoder::new(found, super::DELTA_LEVEL);
         let (root, report) = (self.applier.root(), self.means.report);
         let out = &mut self.means.out;
         let mut emit = |op: Op| out.op(op);
-        let sent = whole::read(root, &item, report, |bytes| {
+        let sent = whole::read(root, item, report, |bytes| {
             encoder.push(bytes, &mut emit).map_err(Stopped::into_sync)
         })?;
         if sent.is_ok() {
             encoder.finish(&mut emit).map_err(Stopped::into_sync)?;
         }
-        self.end_file(&item, sent)
+        self.end_file(item, sent)
     }
 
     fn refuse(&mut self, item: &Item, error: &DeltaError) -> Result<(), SyncError> {

@@ -7,8 +7,9 @@ use psync_protocol::ContentHash;
 use psync_protocol::message::FailureKind;
 
 use super::{Item, Trouble};
+use crate::manifest::Stamp;
 use crate::report::Report;
-use crate::root::{Root, is_absent};
+use crate::root::{Root, is_absent, stat_of};
 use crate::sync::SyncError;
 
 /// Bytes of a file that are read at a time.
@@ -44,16 +45,17 @@ pub(super) fn read(
         }
     }
     let same = ContentHash(hasher.finalize().into()) == item.hash;
-    Ok(if same { Ok(()) } else { Err(changed()) })
+    Ok(if same { Ok(()) } else { Err(differs(&file, item)) })
 }
 
 /// A file that fits into memory.
 pub(super) fn read_all(root: &Root, item: &Item) -> Result<Vec<u8>, Trouble> {
     let mut content = Vec::with_capacity(item.size as usize);
-    open(root, item)?.take(item.size + 1).read_to_end(&mut content).map_err(unreadable)?;
+    let file = open(root, item)?;
+    (&file).take(item.size + 1).read_to_end(&mut content).map_err(unreadable)?;
     match ContentHash::of_bytes(&content) == item.hash {
         true => Ok(content),
-        false => Err(changed()),
+        false => Err(differs(&file, item)),
     }
 }
 
@@ -66,6 +68,20 @@ fn open(root: &Root, item: &Item) -> Result<File, Trouble> {
         Err(error) => Err(unreadable(error)),
     }
 }
+
+/// A content is not the one that was hashed. Where size, times and inode are, nobody has edited it.
+fn differs(file: &File, item: &Item) -> Trouble {
+    let stamp = item.stored.stamp;
+    let untouched =
+        stat_of(file).is_ok_and(|stat| stamp != Stamp::UNKNOWN && stat.stamp() == stamp);
+    match untouched {
+        true => (FailureKind::System, ROTTED.into()),
+        false => changed(),
+    }
+}
+
+/// What a person is told of a file that the disk has changed.
+const ROTTED: &str = "it has rotted on the sending side: nobody touched it, and its content is not what was read before; see psync verify, then restore it from elsewhere, or touch it to have it synced as it is";
 
 fn changed() -> Trouble {
     (FailureKind::Changed, "it changed on the sending side during the run".into())

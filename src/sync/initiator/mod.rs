@@ -1,23 +1,26 @@
 //! The end that a person started: it speaks first, and it plans.
 
-use psync_protocol::message::{Coverage, Demand, Flow, Hello, Statement, Summary, Verdict};
-use psync_protocol::session::{
-    Agreement, AnswerStep, AwaitingAnswer, Deciding, Given, Opening, Paths, Stating, Talking, Twin,
-};
+mod planning;
+
+use psync_protocol::message::{Coverage, Demand, Flow, Hello, Intent, Statement, Summary, Verdict};
+use psync_protocol::session::{AnswerStep, AwaitingAnswer, Deciding, Opening, Stating, Twin};
 use psync_protocol::{
     Check, ErrorCode, Message, ProtocolError, RelPath, Role, Row, VERSION_MAX, VERSION_MIN,
 };
 
-use super::exchange::{self, Closing, Worker};
-use super::record::{self, Relation};
-use super::{Request, Site, SyncError, random};
-use crate::apply::Keys;
+use super::exchange;
+use super::record::{self, Met, Relation};
+use super::rehearsal::Predicted;
+use super::seals::{Seals, noted};
+use super::send::Forge;
+use super::{Request, Site, SyncError, features_of, random};
 use crate::index::Peer;
-use crate::manifest::{self, LocalAccess, Numbered, Stored};
-use crate::reconcile::{self, Context, DeleteLimit, Draft, Local, Policy};
+use crate::journal::RunKind;
+use crate::manifest::{self, Numbered, Stored};
+use crate::reconcile::{AgreedPlan, Counsel, DeleteLimit};
 use crate::report::{Action, Conflict, Phase, Report, Trouble};
 use crate::root::places;
-use crate::scan::{self, Rules, Survey};
+use crate::scan::{self, Findings, Rules, ScanError, Survey};
 use crate::transport::{Line, LineError};
 
 /// What a run came to.
@@ -27,10 +30,14 @@ pub struct Outcome {
     pub actions: Vec<Action>,
     /// The conflicts.
     pub conflicts: Vec<Conflict>,
+    /// The plan, where it was to be noted.
+    pub plan: Option<AgreedPlan>,
     /// Whether the plan was carried out (and not only shown).
     pub carried_out: bool,
     /// Entries on this side and on the other before the run.
     pub entries: (u64, u64),
+    /// What the run would cost, where it was only rehearsed.
+    pub predicted: Option<Predicted>,
 }
 
 /// Syncs `site` with whoever is at the other end of `line`.
@@ -41,29 +48,53 @@ pub fn initiate(
     report: &dyn Report,
 ) -> Result<Outcome, SyncError> {
     let (held_back, before_plan) = (Vec::new(), Vec::new());
-    let result = Initiator { site, held_back, before_plan, line: &mut line, request, report }.run();
+    let mut met = Met::default();
+    line.hold_to(request.keeping.bounds);
+    let result = Counsel::new(request.rules.clone()).map_err(SyncError::Rule).and_then(|counsel| {
+        let (line, met) = (&mut line, &mut met);
+        let expected = site.index.peer_at(&request.location)?;
+        let features = features_of(site.folding);
+        let key = site.key.clone();
+        let seals = Seals::of_initiator(key, &site.index, features, expected.as_ref())?;
+        let forge = None;
+        let initiator = Initiator {
+            site,
+            seals,
+            held_back,
+            before_plan,
+            forge,
+            line,
+            met,
+            request,
+            counsel,
+            report,
+        };
+        initiator.run(expected)
+    });
     let result = result.map_err(|error| what_was_said(error, &mut line));
+    if request.intent == Intent::CarryOut {
+        let conflicts = result.as_ref().map_or(0, |outcome| outcome.conflicts.len());
+        let (kind, names) = (RunKind::Started, &request.names);
+        record::note_run(site, kind, &met, request.flow, names, conflicts, &result);
+    }
     match &result {
         Ok(_) => line.finish()?,
-        // Whoever gave the error up knows it already.
+        // Whoever gave the error up knows it already, and who takes nothing does not hear it.
         Err(SyncError::Line(
-            LineError::Io(_) | LineError::Protocol(ProtocolError::Peer { .. }),
+            LineError::Io(_)
+            | LineError::Stalled(_)
+            | LineError::Protocol(ProtocolError::Peer { .. }),
         )) => {}
         Err(error) => line.give_up(&error.to_message()),
     }
     result
 }
 
-/// A remote shell that writes text and ends breaks the line for writing before its text is read:
-/// the text says more than the broken line.
+/// A remote shell that writes text and ends breaks the line for writing before its text is read, and
+/// so does a psync that refuses or ends a session: what they say tells more than the broken line.
 fn what_was_said(error: SyncError, line: &mut Line) -> SyncError {
     match error {
-        SyncError::Line(LineError::Io(_)) if line.traffic().received() == 0 => {
-            match line.receive("saying why it ended") {
-                Err(said @ LineError::Protocol(ProtocolError::NotPsync(_))) => said.into(),
-                Ok(_) | Err(_) => error,
-            }
-        }
+        SyncError::Line(LineError::Io(_)) => line.last_words().map_or(error, SyncError::from),
         other => other,
     }
 }
@@ -125,61 +156,100 @@ fn twin(own: &Stored, summary: &Summary, deciding: &Deciding) -> Twin {
 
 struct Initiator<'a> {
     site: &'a mut Site,
+    seals: Seals,
     held_back: Vec<RelPath>,
     /// What has to be said in the flight of the plan before it.
     before_plan: Vec<Message>,
+    /// Patches that are being made ahead.
+    forge: Option<Forge>,
     line: &'a mut Line,
+    met: &'a mut Met,
     request: &'a Request,
+    counsel: Counsel,
     report: &'a dyn Report,
 }
 
 impl Initiator<'_> {
-    fn run(mut self) -> Result<Outcome, SyncError> {
+    fn run(mut self, expected: Option<Peer>) -> Result<Outcome, SyncError> {
         let rules = Rules::new(&self.request.filters).map_err(SyncError::Filter)?;
-        let expected = self.site.index.peer_at(&self.request.location)?;
         let hello = self.hello(expected.as_ref());
-        let opening = Opening::new(&hello);
+        self.met.nonces.0 = hello.nonce;
+        self.met.peer = expected.as_ref().map(|peer| peer.replica);
+        let whom = expected.as_ref().map(|peer| (peer.replica, peer.index_id));
+        let opening = Opening::new(&hello).expecting(whom);
         if let Some(peer) = &expected {
             self.line.remember(record::rates(&self.site.index, peer.replica)?);
         }
+        if self.request.intent == Intent::Rehearse {
+            self.line.rehearse();
+        }
         self.line.greet(&Message::Hello(hello), self.request.compression)?;
         let stating = opening.greeted();
-        let survey = self.scan(rules)?;
+        let found = self.scan(rules)?;
         // Only a peer that has seen this very scope is told changes alone.
-        let since = expected.filter(|peer| peer.our_scope == survey.scope.digest());
+        let since = expected.filter(|peer| peer.our_scope == found.survey().scope.digest());
         let coverage = match &since {
             Some(peer) => Coverage::Changes { since: peer.ours },
             None => Coverage::Everything,
         };
-        let rows = self.rows_to_state(&survey, coverage, since.as_ref())?;
-        let statement = self.statement(&survey, coverage);
+        if since.is_some() {
+            self.make_patches_ahead(found.changed());
+        }
+        let rows = self.rows_to_state(&found, coverage, since.as_ref())?;
+        if since.is_some() {
+            self.make_patches_ahead(rows.iter());
+        }
+        let statement = self.statement(found.survey(), coverage);
         let (messages, awaiting) =
-            self.state(stating, statement, &rows, &survey, since.as_ref())?;
+            self.state(stating, statement, &rows, found.survey(), since.as_ref())?;
+        drop(rows);
         self.send_all(messages)?;
+        // Written while the other end is at work on what was stated.
+        let survey = self.record(found)?;
         let deciding = self.hear_answer(awaiting)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
         let deciding = self.unnumber(deciding, &survey, since.as_ref())?;
         self.plan_and_carry_out(deciding, &survey, relation)
     }
 
+    /// Starts to make the patches that the plan will most likely need.
+    fn make_patches_ahead<'r>(&mut self, rows: impl Iterator<Item = &'r Stored>) {
+        let useless =
+            self.request.intent != Intent::CarryOut || self.request.flow == Flow::ToInitiator;
+        if useless || self.forge.is_some() {
+            return;
+        }
+        let Some(edited) = Forge::candidates(rows) else { return };
+        let Site { root, index, old, .. } = &mut *self.site;
+        // What is wrong with the store is told when it is needed in earnest.
+        let Some(store) = old.open(index, &mut Vec::new()) else { return };
+        let effort = exchange::patch_effort(&self.line.rates());
+        self.forge = Forge::start(root, store.reader(), effort, edited);
+    }
+
     fn hello(&self, expected: Option<&Peer>) -> Hello {
         let mut nonce = [0; 16];
         random(&mut nonce);
+        let mut places = places(&self.site.place);
+        if expected.is_some() {
+            // Whoever was here before tells its own place, too.
+            places.truncate(1);
+        }
         Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
-            features: 0,
+            features: features_of(self.site.folding),
             codec: self.request.compression.codec(),
             replica: self.site.index.replica(),
             index: self.site.index.index_id(),
-            expected: expected.map(|peer| (peer.replica, peer.index_id)),
+            expected: self.seals.expected(&nonce),
             processed: expected.map_or(0, |peer| peer.theirs),
             nonce,
             flow: self.request.flow,
-            dry_run: self.request.dry_run,
+            intent: self.request.intent,
             accepts_empty: self.accepts_empty(Flow::ToResponder),
             filters: self.request.filters.clone(),
-            places: places(&self.site.place),
+            places,
         }
     }
 
@@ -189,15 +259,15 @@ impl Initiator<'_> {
         self.request.delete_limit != DeleteLimit::Half || self.request.flow == filled_by
     }
 
-    fn scan(&mut self, rules: Rules) -> Result<Survey, SyncError> {
+    /// Finds out what has changed here. The index hears of it when it has been stated; that its
+    /// versions are given to nothing else, now.
+    fn scan(&mut self, rules: Rules) -> Result<Findings, SyncError> {
         let allow_empty = self.accepts_empty(Flow::ToInitiator);
-        let survey =
-            scan::scan(&self.site.root, &mut self.site.index, rules, allow_empty, self.report);
-        let survey = survey.map_err(|error| SyncError::Scan {
-            path: self.site.root.path().to_path_buf(),
-            error,
-        })?;
-        for problem in self.site.notes.iter().chain(&survey.problems) {
+        let (root, index) = (&self.site.root, &mut self.site.index);
+        let found = scan::find_out(root, index, rules, allow_empty, self.report);
+        let found = found.map_err(|error| self.scan_failed(error))?;
+        found.reserve_clock(&mut self.site.index)?;
+        for problem in self.site.notes.iter().chain(&found.survey().problems) {
             self.report.trouble(&Trouble {
                 on: Role::Initiator,
                 path: problem.path.clone(),
@@ -205,12 +275,23 @@ impl Initiator<'_> {
                 text: problem.text.clone(),
             });
         }
+        Ok(found)
+    }
+
+    fn record(&mut self, found: Findings) -> Result<Survey, SyncError> {
+        let recorded = found.record(&mut self.site.index);
+        let survey = recorded.map_err(|error| self.scan_failed(error))?;
+        self.site.journal.note_edits(&survey.edits);
         Ok(survey)
+    }
+
+    fn scan_failed(&self, error: ScanError) -> SyncError {
+        SyncError::Scan { path: self.site.root.path().to_path_buf(), error }
     }
 
     fn rows_to_state(
         &mut self,
-        survey: &Survey,
+        found: &Findings,
         coverage: Coverage,
         peer: Option<&Peer>,
     ) -> Result<Vec<Stored>, SyncError> {
@@ -218,8 +299,8 @@ impl Initiator<'_> {
             Coverage::Changes { since } => since,
             Coverage::Everything => 0,
         };
-        let peer = peer.map(|peer| peer.replica);
-        let to_state = record::rows_to_state(&mut self.site.index, survey, since, peer)?;
+        let (index, peer) = (&mut self.site.index, peer.map(|peer| peer.replica));
+        let to_state = record::found_to_state(index, found.survey(), found.changed(), since, peer)?;
         self.held_back = to_state.held_back;
         Ok(to_state.rows)
     }
@@ -269,15 +350,13 @@ impl Initiator<'_> {
         Statement {
             sequence: self.site.index.sequence_at_start(),
             live: survey.live,
-            scope: survey.scope.digest(),
+            scope: self.seals.scope(survey.scope.digest()),
             coverage,
         }
     }
 
     fn send_all(&mut self, messages: Vec<Message>) -> Result<(), SyncError> {
-        for message in &messages {
-            self.line.send(message)?;
-        }
+        self.seals.send(self.line, &messages)?;
         Ok(self.line.flush()?)
     }
 
@@ -285,6 +364,7 @@ impl Initiator<'_> {
         self.report.phase(Phase::Waiting);
         loop {
             let message = self.line.receive("waiting for the other side's answer")?;
+            let noted = noted(&message);
             awaiting = match awaiting.receive(message).map_err(|error| self.rolled_back(error))? {
                 AnswerStep::More(awaiting) => awaiting,
                 AnswerStep::Problem(awaiting, problem) => {
@@ -293,7 +373,27 @@ impl Initiator<'_> {
                 }
                 AnswerStep::Turn(deciding) => return Ok(deciding),
             };
+            if let Some(noted) = noted {
+                self.overhear(&noted)?;
+            }
         }
+    }
+
+    /// Takes note of what matters for signatures: a seal that does not hold ends the session.
+    fn overhear(&mut self, message: &Message) -> Result<(), SyncError> {
+        if let Message::Welcome(welcome) = message {
+            let overlaps =
+                welcome.place.is_some_and(|root| places(&self.site.place).contains(&root));
+            if overlaps {
+                return Err(SyncError::SameRoot);
+            }
+            self.seals.welcomed(&self.site.index, welcome)?;
+        }
+        self.seals.hear(self.line, message)?;
+        if matches!(message, Message::Seal(_)) && self.seals.is_older() {
+            return Err(SyncError::PeerIsOlder);
+        }
+        Ok(())
     }
 
     /// Where the peer knows more of this replica than it does itself, its index is of no use.
@@ -315,10 +415,12 @@ impl Initiator<'_> {
         mut deciding: Deciding,
         survey: &Survey,
     ) -> Result<(Deciding, Relation), SyncError> {
-        let welcome = &deciding.answer.welcome;
-        let known =
-            self.site.index.peer(welcome.replica)?.filter(|peer| peer.index_id == welcome.index);
-        let peer = welcome.replica;
+        let answer = &deciding.answer;
+        let peer = answer.replica;
+        if peer == self.site.index.replica() {
+            return Err(SyncError::Clone);
+        }
+        let known = self.site.index.peer(peer)?.filter(|known| known.index_id == answer.index);
         loop {
             let (since, first_contact) = match deciding.answer.welcome.verdict {
                 Verdict::Proceed { first_contact } => {
@@ -361,7 +463,7 @@ impl Initiator<'_> {
         peer: Option<&Peer>,
     ) -> Result<Deciding, SyncError> {
         let Some(altered) = deciding.answer.altered.take() else { return Ok(deciding) };
-        let replica = deciding.answer.welcome.replica;
+        let replica = deciding.answer.replica;
         let since = peer.filter(|peer| peer.replica == replica).map_or(0, |peer| peer.ours);
         let key = deciding.their_key();
         let references = record::references(&self.site.index, survey, since, replica)?;
@@ -379,172 +481,5 @@ impl Initiator<'_> {
         self.held_back = to_state.held_back;
         let statement = self.statement(survey, coverage);
         self.send_and_hear(restate(deciding, statement, &to_state.rows))
-    }
-
-    fn plan_and_carry_out(
-        mut self,
-        mut deciding: Deciding,
-        survey: &Survey,
-        relation: Relation,
-    ) -> Result<Outcome, SyncError> {
-        let statement = deciding.answer.statement.clone();
-        let given = deciding.answer.given.take();
-        let paths = deciding.paths()?;
-        if paths
-            .iter()
-            .filter_map(|stand| stand.responder.as_ref())
-            .any(|row| self.site.index.has_forgotten(row))
-        {
-            self.site.index.mark_rolled_back()?;
-            return Err(SyncError::RolledBack);
-        }
-        let locals = self.locals(&paths, survey)?;
-        let draft = self.draft(&deciding, &paths, &locals, relation)?;
-        let live = |role| match role {
-            Role::Initiator => survey.live,
-            Role::Responder => statement.live,
-        };
-        let guarded = reconcile::check_deletions(
-            &paths,
-            &locals,
-            &draft.decisions,
-            live,
-            self.request.delete_limit,
-        );
-        let actions = reconcile::actions(
-            &paths,
-            &locals,
-            &draft.decisions,
-            &draft.whys,
-            relation.first_contact,
-        );
-        actions.iter().for_each(|action| self.report.action(action));
-        draft.conflicts.iter().for_each(|conflict| self.report.conflict(conflict));
-        guarded.map_err(SyncError::TooManyDeletions)?;
-        let comes_here = actions.iter().any(|action| action.on == Role::Initiator);
-        if comes_here && !self.site.writable && !self.request.dry_run {
-            return Err(SyncError::ReadOnly(self.site.root.path().to_path_buf()));
-        }
-        let mut outcome = Outcome {
-            actions,
-            conflicts: draft.conflicts,
-            carried_out: false,
-            entries: (survey.live, statement.live),
-        };
-        if self.request.dry_run || paths.is_empty() {
-            outcome.carried_out = !self.request.dry_run;
-            return Ok(outcome);
-        }
-        let bytes = outcome.actions.iter().map(|action| action.size).sum();
-        self.report.phase(Phase::Transfer { bytes });
-        let welcome = deciding.answer.welcome.clone();
-        let keys = Keys { ours: deciding.key().clone(), theirs: deciding.their_key() };
-        // Kept before anybody else hears of it, so that it is never used for two things.
-        let counter = self.site.index.next_clock();
-        self.site.index.transaction(|index| {
-            index.use_clock(counter);
-            Ok(())
-        })?;
-        let (messages, agreement, talking) =
-            deciding.plan(paths, draft.decisions, counter, draft.extra)?;
-        let closing = self.carry_out(&messages, &agreement, talking, keys, given)?;
-        let peer = Peer {
-            replica: welcome.replica,
-            index_id: welcome.index,
-            theirs: closing.theirs.sequence,
-            ours: self.site.index.sequence(),
-            our_scope: survey.scope.digest(),
-            their_scope: statement.scope,
-        };
-        let held_back = std::mem::take(&mut self.held_back);
-        record::conclude(
-            &mut self.site.index,
-            &peer,
-            &agreement,
-            &closing,
-            held_back,
-            self.request.names.now,
-        )?;
-        self.site.index.put_place(&self.request.location, welcome.replica)?;
-        record::keep_rates(&mut self.site.index, welcome.replica, self.line.rates())?;
-        outcome.carried_out = true;
-        Ok(outcome)
-    }
-
-    /// What this side knows at each path of the plan.
-    fn locals(&mut self, paths: &Paths, survey: &Survey) -> Result<Vec<Local>, SyncError> {
-        let mut locals = Vec::with_capacity(paths.len());
-        for stand in paths.iter() {
-            let row = self.site.index.row(stand.path())?;
-            let theirs = stand.responder.as_ref().or(stand.initiator.as_ref());
-            let access = record::access(survey, stand.path(), theirs);
-            let access = if stand.initiator.is_some() { LocalAccess::Open } else { access };
-            locals.push(Local { row, access });
-        }
-        Ok(locals)
-    }
-
-    fn draft(
-        &mut self,
-        deciding: &Deciding,
-        paths: &Paths,
-        locals: &[Local],
-        relation: Relation,
-    ) -> Result<Draft, SyncError> {
-        let theirs = deciding.answer.welcome.replica;
-        let context = Context {
-            flow: self.request.flow,
-            policy: Policy::KeepBoth,
-            first_contact: relation.first_contact,
-            tie: if self.site.index.replica() > theirs { Role::Initiator } else { Role::Responder },
-        };
-        let mut failed = None;
-        let (root, index) = (&self.site.root, &mut self.site.index);
-        let mut is_taken = |name: &RelPath| match index.row(name) {
-            Ok(row) => row.is_some() || !root.is_free(name).unwrap_or(false),
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        };
-        let keys = reconcile::Keys { initiator: deciding.key(), responder: &deciding.their_key() };
-        let draft = reconcile::draft(
-            paths,
-            locals,
-            keys,
-            &context,
-            &self.request.names.clash,
-            &mut is_taken,
-        );
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(draft),
-        }
-    }
-
-    fn carry_out(
-        &mut self,
-        plan: &[Message],
-        agreement: &Agreement,
-        talking: Talking,
-        keys: Keys,
-        given: Option<Given>,
-    ) -> Result<Closing, SyncError> {
-        let worker = Worker::new(
-            self.site,
-            agreement,
-            Role::Initiator,
-            keys,
-            self.request.names.clone(),
-            self.report,
-        )?;
-        let plan: Vec<Message> = self.before_plan.drain(..).chain(plan.iter().cloned()).collect();
-        let closing = exchange::talk_first(worker, self.line, &plan, talking, given)?;
-        for (on, done) in [(Role::Initiator, &closing.ours), (Role::Responder, &closing.theirs)] {
-            for failure in &done.failures {
-                self.report.trouble(&exchange::failure_trouble(on, agreement, failure));
-            }
-        }
-        Ok(closing)
     }
 }

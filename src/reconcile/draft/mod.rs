@@ -1,18 +1,28 @@
 //! The plan of a whole run: each path by the rule matrix, then what paths mean to each other -
-//! moves, directories that must stay, names for clash files.
+//! moves, policies, what may not go that way, directories that must stay, names for clash files.
 
-use std::collections::{HashMap, HashSet};
+mod collisions;
+mod directories;
+mod limits;
+mod moves;
+mod settle;
+mod units;
+
+use std::collections::{BTreeMap, HashSet};
 
 use psync_protocol::message::Flow;
 use psync_protocol::session::{Access, Paths};
 use psync_protocol::{
-    Check, CheckKey, Content, ContentDecision, Decision, PropsDecision, RelPath, Role, Row,
+    Check, CheckKey, ContentDecision, Decision, PropsDecision, RelPath, Role, Row,
 };
 
 use super::clash::clash_name;
-use super::decide::{Context, Fate, Rows, Ruling, decide, type_conflict};
+use super::counsel::Counsel;
+use super::decide::{Context, Fate, Rows, Ruling, decide};
+use super::matter::{Matter, conflict};
+use super::names::Folding;
 use crate::manifest::{LocalAccess, Stored};
-use crate::report::{Conflict, ConflictKind};
+use crate::report::{Conflict, State};
 
 /// What the planner knows of its own side at a path of the plan.
 #[derive(Debug, Clone)]
@@ -35,6 +45,8 @@ pub struct Draft {
     /// Rows at paths of the plan that the initiator has to state besides, for the decisions to
     /// be understood.
     pub extra: Vec<Row<Check>>,
+    /// Changes that a rule leaves alone: the number of the path, and why.
+    pub left: Vec<(usize, &'static str)>,
 }
 
 /// The keys under which both ends state rows.
@@ -46,57 +58,98 @@ pub struct Keys<'a> {
     pub responder: &'a CheckKey,
 }
 
-/// Makes the plan. `locals` has one item for each path; `stamp` is the time for clash names;
-/// `is_taken` tells whether a name exists on the planner's side.
+const NO_NAME: &str = "left as it is: no name is free for a clash file";
+
+/// What a plan depends on besides the rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// The keys of the session.
+    pub keys: Keys<'a>,
+    /// What holds for every path.
+    pub context: &'a Context,
+    /// What a person has laid down.
+    pub counsel: &'a Counsel,
+    /// The time for clash names.
+    pub stamp: &'a str,
+    /// What the file system of each side does not tell apart, the initiator's first.
+    pub folding: [Folding; 2],
+    /// All that stands on the planner's side; only needed where a file system folds names.
+    pub known: &'a [RelPath],
+}
+
+/// Makes the plan. `locals` has one item for each path; `is_taken` tells whether a name exists on
+/// the planner's side.
 pub fn draft(
     paths: &Paths,
     locals: &[Local],
-    keys: Keys<'_>,
-    context: &Context,
-    stamp: &str,
+    terms: Terms<'_>,
     is_taken: &mut dyn FnMut(&RelPath) -> bool,
 ) -> Draft {
-    let mut drafter = Drafter::new(paths, locals, keys, context);
+    let mut drafter = Drafter::new(paths, locals, terms);
     drafter.rule();
     drafter.follow_moves();
-    drafter.keep_needed_directories();
-    drafter.finish(stamp, is_taken)
+    drafter.settle_conflicts();
+    drafter.settle_moves();
+    drafter.settle_units();
+    drafter.keep_to_limits();
+    drafter.hold_collisions();
+    drafter.stay_with_targets();
+    drafter.wait_as_units();
+    loop {
+        drafter.keep_needed_directories();
+        drafter.wait_below();
+        if !drafter.wait_as_units() {
+            break;
+        }
+    }
+    drafter.finish(is_taken)
 }
 
 /// What is planned for a path so far.
 #[derive(Debug, Clone, Copy)]
 enum Planned {
     Ruled(Ruling),
-    MovedAway(Role),
-    Arrive { from: Role, source: usize },
+    /// This side has it no more; it goes from the other, too, for this reason.
+    MovedAway(Role, &'static str),
+    Arrive {
+        from: Role,
+        source: usize,
+    },
     Ignore,
-    Later,
+    /// It stays as it is on both sides, until another time.
+    Later(&'static str),
 }
 
 struct Drafter<'a> {
     paths: &'a Paths,
     locals: &'a [Local],
-    keys: Keys<'a>,
-    context: &'a Context,
+    terms: Terms<'a>,
     /// Both rows of each path in the responder's fingerprints.
     ours: Vec<Row<Check>>,
     theirs: Vec<Row<Check>>,
     planned: Vec<Planned>,
-    moved_both: Vec<usize>,
+    /// Where each side has moved what stood at a path, if to different places.
+    moved_both: Vec<MovedBoth>,
+    /// What was said about conflicts, by the number of the path.
+    matters: BTreeMap<usize, Matter>,
+    left: Vec<(usize, &'static str)>,
+}
+
+/// What each side has moved to a place of its own, by numbers of paths.
+#[derive(Debug, Clone, Copy)]
+struct MovedBoth {
+    from: usize,
+    ours: usize,
+    theirs: usize,
 }
 
 impl<'a> Drafter<'a> {
-    fn new(
-        paths: &'a Paths,
-        locals: &'a [Local],
-        keys: Keys<'a>,
-        context: &'a Context,
-    ) -> Drafter<'a> {
+    fn new(paths: &'a Paths, locals: &'a [Local], terms: Terms<'a>) -> Drafter<'a> {
         let ours = paths
             .iter()
             .zip(locals)
             .map(|(stand, local)| match &local.row {
-                Some(stored) => stored.row.stated(keys.responder),
+                Some(stored) => stored.row.stated(terms.keys.responder),
                 None => Row::absent(stand.path().clone()),
             })
             .collect();
@@ -116,12 +169,13 @@ impl<'a> Drafter<'a> {
         Drafter {
             paths,
             locals,
-            keys,
-            context,
+            terms,
             ours,
             theirs,
             planned: Vec::new(),
             moved_both: Vec::new(),
+            matters: BTreeMap::new(),
+            left: Vec::new(),
         }
     }
 
@@ -132,22 +186,27 @@ impl<'a> Drafter<'a> {
     fn rule_one(&self, at: usize) -> Planned {
         let stand = &self.paths[at];
         match (self.locals[at].access, stand.access) {
-            (LocalAccess::Blind, _) | (_, Access::Unusable) => return Planned::Later,
+            (LocalAccess::Blind, _) | (_, Access::Unusable) => {
+                return Planned::Later("cannot be read now");
+            }
             (LocalAccess::Ignored, _) | (_, Access::Ignored) => return Planned::Ignore,
             (LocalAccess::Open, Access::Open) => {}
         }
         if stand.responder.is_none() && stand.initiator.is_some() {
             return self.rule_behind(at);
         }
-        let rows = Rows { initiator: &self.ours[at], responder: &self.theirs[at] };
-        Planned::Ruled(decide(rows, self.context))
+        Planned::Ruled(decide(self.rows(at), self.terms.context))
+    }
+
+    fn rows(&self, at: usize) -> Rows<'_> {
+        Rows { initiator: &self.ours[at], responder: &self.theirs[at] }
     }
 
     /// The responder has an older row, or none: it does not say, as only ours matters.
     fn rule_behind(&self, at: usize) -> Planned {
-        match (self.context.flow, self.ours[at].content.is_live()) {
+        match (self.terms.context.flow, self.ours[at].content.is_live()) {
             // It would have said what it has.
-            (Flow::ToInitiator, _) => Planned::Later,
+            (Flow::ToInitiator, _) => Planned::Later("the other side did not say what it has"),
             (Flow::TwoWay | Flow::ToResponder, true) => {
                 Planned::Ruled(Ruling::take(Role::Initiator, "new or changed on one side only"))
             }
@@ -179,99 +238,6 @@ impl<'a> Drafter<'a> {
         }
     }
 
-    /// A file that one side moved and the other edited arrives, edited, at its new place.
-    fn follow_moves(&mut self) {
-        for at in 0..self.paths.len() {
-            for mover in [Role::Initiator, Role::Responder] {
-                let Some(to) = self.moved_to(mover, at) else { continue };
-                let editor = mover.other();
-                if let Some(elsewhere) = self.moved_to(editor, at) {
-                    if elsewhere != to && mover == Role::Initiator && self.both_stay(to, elsewhere)
-                    {
-                        self.moved_both.push(at);
-                    }
-                    continue;
-                }
-                if self.edit_follows(at, to, mover) {
-                    self.planned[at] = Planned::MovedAway(mover);
-                    self.planned[to] = Planned::Arrive { from: editor, source: at };
-                }
-            }
-        }
-    }
-
-    /// Where a side has moved what stood at `at`, if it still stands there as it was. A tombstone
-    /// remembers its move for long: by now another content may be there, or nothing.
-    fn moved_to(&self, mover: Role, at: usize) -> Option<usize> {
-        let buried = self.row(mover, at);
-        let Content::Deleted { moved_to: Some(target) } = &buried.content else { return None };
-        let to = self.index_of(target)?;
-        let stands = self.row(mover, to).content.fingerprint();
-        (stands.is_some() && stands == buried.base).then_some(to)
-    }
-
-    /// Whether what each side moved is going to stand on both.
-    fn both_stay(&self, ours: usize, theirs: usize) -> bool {
-        self.context.flow == Flow::TwoWay && self.lives(ours) && self.lives(theirs)
-    }
-
-    /// Whether the edit at `at` wins over the move, and nothing else happened at `to`.
-    fn edit_follows(&self, at: usize, to: usize, mover: Role) -> bool {
-        let editor = mover.other();
-        let edited = matches!(self.row(editor, at).content, Content::File { .. });
-        let survives = matches!(
-            self.planned[at],
-            Planned::Ruled(Ruling { fate: Fate::Take(role), content_resolved: true, .. }) if role == editor
-        );
-        let arrives = matches!(
-            self.planned[to],
-            Planned::Ruled(Ruling { fate: Fate::Take(role), .. }) if role == mover
-        );
-        let free = !self.row(editor, to).content.is_live();
-        edited && survives && arrives && free && !self.context.first_contact
-    }
-
-    /// A directory that something lives in has to live; what stands in its place makes room.
-    fn keep_needed_directories(&mut self) {
-        let mut needed: HashSet<RelPath> = HashSet::new();
-        for at in (0..self.paths.len()).rev() {
-            let path = self.paths[at].path().clone();
-            if needed.contains(&path) {
-                self.keep_directory(at);
-            }
-            if self.lives(at) {
-                for dir in path.ancestors() {
-                    if !needed.insert(dir) {
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    fn keep_directory(&mut self, at: usize) {
-        let is_directory = |role| matches!(self.row(role, at).content, Content::Directory);
-        let holder = match (is_directory(Role::Initiator), is_directory(Role::Responder)) {
-            (true, true) | (false, false) => return,
-            (true, false) => Role::Initiator,
-            (false, true) => Role::Responder,
-        };
-        let Planned::Ruled(ruling) = self.planned[at] else { return };
-        match ruling.fate {
-            Fate::Take(role) if role == holder => {}
-            Fate::KeepBoth(role) if role == holder => {}
-            // What the source of a mirror has not is never made there.
-            _ if self.context.source() == Some(holder.other()) => self.planned[at] = Planned::Later,
-            _ if self.row(holder.other(), at).content.is_live() => {
-                self.planned[at] = Planned::Ruled(type_conflict(holder, self.context));
-            }
-            _ => {
-                let why = "deleted on one side, but something in it is new or changed on the other";
-                self.planned[at] = Planned::Ruled(Ruling::take(holder, why).resolved());
-            }
-        }
-    }
-
     /// Whether something will stand at a path, or may.
     fn lives(&self, at: usize) -> bool {
         match self.planned[at] {
@@ -279,74 +245,55 @@ impl<'a> Drafter<'a> {
                 self.row(role, at).content.is_live()
             }
             Planned::Ruled(Ruling { fate: Fate::Agree, .. }) => self.ours[at].content.is_live(),
-            Planned::MovedAway(_) => false,
-            Planned::Arrive { .. } | Planned::Later => true,
+            Planned::MovedAway(..) => false,
+            Planned::Arrive { .. } | Planned::Later(_) => true,
             Planned::Ignore => false,
         }
     }
 
-    fn finish(self, stamp: &str, is_taken: &mut dyn FnMut(&RelPath) -> bool) -> Draft {
+    fn finish(mut self, is_taken: &mut dyn FnMut(&RelPath) -> bool) -> Draft {
         let mut chosen: HashSet<RelPath> = HashSet::new();
         let mut decisions = Vec::with_capacity(self.planned.len());
         let mut whys = Vec::with_capacity(self.planned.len());
-        let mut conflicts = HashMap::new();
         for at in 0..self.planned.len() {
             let path = self.paths[at].path();
             let mut name = || {
                 let mut taken = |name: &RelPath| {
                     chosen.contains(name) || self.index_of(name).is_some() || is_taken(name)
                 };
-                let name = clash_name(path, stamp, &mut taken);
+                let name = clash_name(path, self.terms.stamp, &mut taken);
                 chosen.extend(name.clone());
                 name
             };
-            let (decision, why, conflict) = self.decision(at, &mut name);
-            if let Some(conflict) = conflict {
-                conflicts.insert(at, conflict);
-            }
+            let (decision, why) = self.decision(at, &mut name);
+            self.name_clash(at, &decision.content);
             decisions.push(decision);
             whys.push(why);
         }
-        for &at in &self.moved_both {
-            let outcome = "both new names are kept".to_string();
-            let conflict = Conflict {
-                path: self.paths[at].path().clone(),
-                kind: ConflictKind::MovedBoth,
-                outcome,
-            };
-            conflicts.entry(at).or_insert(conflict);
-        }
-        let mut conflicts: Vec<(usize, Conflict)> = conflicts.into_iter().collect();
-        conflicts.sort_by_key(|(at, _)| *at);
+        let matters = std::mem::take(&mut self.matters);
+        let conflicts = matters.into_iter().map(|(at, matter)| self.told(at, matter)).collect();
         let extra = self.extra(&decisions);
-        Draft {
-            decisions,
-            whys,
-            conflicts: conflicts.into_iter().map(|(_, conflict)| conflict).collect(),
-            extra,
-        }
+        Draft { decisions, whys, conflicts, extra, left: self.left }
     }
 
     fn decision(
         &self,
         at: usize,
         name: &mut dyn FnMut() -> Option<RelPath>,
-    ) -> (Decision, &'static str, Option<Conflict>) {
+    ) -> (Decision, &'static str) {
         let plain = |content| Decision { content, ..Decision::agree() };
         let ruling = match self.planned[at] {
-            Planned::Ignore => {
-                return (plain(ContentDecision::Ignore), "left alone by a filter", None);
-            }
-            Planned::Later => return (plain(ContentDecision::Later), "cannot be read now", None),
-            Planned::MovedAway(mover) => {
+            Planned::Ignore => return (plain(ContentDecision::Ignore), "left alone by a filter"),
+            Planned::Later(why) => return (plain(ContentDecision::Later), why),
+            Planned::MovedAway(mover, why) => {
                 let decision = plain(ContentDecision::MovedAway(mover)).resolved();
-                return (decision, "moved on one side, changed on the other", None);
+                return (decision, why);
             }
             Planned::Arrive { from, source } => {
                 let props = PropsDecision::Merge(self.row(from, source).props);
                 let content = ContentDecision::Arrive { from, source };
                 let decision = Decision { props, ..plain(content) }.resolved();
-                return (decision, "moved on one side, changed on the other", None);
+                return (decision, moves::FOLLOWED);
             }
             Planned::Ruled(ruling) => ruling,
         };
@@ -355,32 +302,36 @@ impl<'a> Drafter<'a> {
             Fate::Take(role) => ContentDecision::Take(role),
             Fate::KeepBoth(winner) => match name() {
                 Some(clash) => ContentDecision::KeepBoth { winner, clash },
-                None => {
-                    return (
-                        plain(ContentDecision::Later),
-                        "no name is free for a clash file",
-                        None,
-                    );
-                }
+                None => return (plain(ContentDecision::Later), NO_NAME),
             },
         };
-        let conflict = ruling.conflict.map(|kind| Conflict {
-            path: self.paths[at].path().clone(),
-            kind,
-            outcome: match &content {
-                ContentDecision::KeepBoth { clash, .. } => {
-                    format!("both kept, the other one as {clash}")
-                }
-                _ => "the newer is taken".to_string(),
-            },
-        });
         let decision = Decision {
             content,
             props: ruling.props,
             content_resolved: ruling.content_resolved,
             props_resolved: ruling.props_resolved,
         };
-        (decision, ruling.why, conflict)
+        (decision, ruling.why)
+    }
+
+    /// Completes what is told of a conflict by the name that the clash file has got.
+    fn name_clash(&mut self, at: usize, content: &ContentDecision) {
+        let Some(matter) = self.matters.get_mut(&at) else { return };
+        match (content, &self.planned[at]) {
+            (ContentDecision::KeepBoth { clash, .. }, _) => {
+                matter.outcome = format!("both kept, the other one as {clash}");
+                matter.state = State::Settled { clash: Some(clash.clone()) };
+            }
+            (ContentDecision::Later, Planned::Ruled(_)) => {
+                matter.outcome = NO_NAME.to_string();
+                matter.state = State::Held { to_merge: false };
+            }
+            _ => {}
+        }
+    }
+
+    fn told(&self, at: usize, matter: Matter) -> Conflict {
+        conflict(matter, self.rows(at), self.locals[at].row.as_ref(), self.terms.keys.responder)
     }
 
     /// The responder knows its own rows and what was stated. Where the decision rests on a row
@@ -404,7 +355,7 @@ impl<'a> Drafter<'a> {
                 continue;
             }
             extra.push(match &self.locals[at].row {
-                Some(stored) => stored.row.stated(self.keys.initiator),
+                Some(stored) => stored.row.stated(self.terms.keys.initiator),
                 None => Row::absent(stand.path().clone()),
             });
         }
