@@ -1,6 +1,7 @@
-//! Frames on the line: varint length, type byte, payload. After its greeting each end's frames run
-//! through zstd (unless the greeting says otherwise), flushed where the other end has to act. The
-//! stream may change its level between two messages: one zstd frame ends and another begins.
+//! Frames on the line: varint length, type byte, payload. From the first flight on in which an end
+//! has more to say than a few bytes its frames run through zstd (unless its greeting says otherwise),
+//! flushed where the other end has to act. The stream may change its level between two messages: one
+//! zstd frame ends and another begins.
 
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer};
 
@@ -19,6 +20,11 @@ pub const WINDOW_LOG_MAX: u32 = 23;
 const STEP: usize = 64 << 10;
 /// Most bytes of a block (RFC 8878).
 const BLOCK_MAX: usize = 128 << 10;
+/// Stands before the first byte of zstd: a frame of type 0 without a payload.
+const PACKED: [u8; 2] = [0, 0];
+/// A flight of more bytes than this begins to be compressed. In a shorter one, which is mostly hashes
+/// and signatures, zstd saves less than its headers take: eleven bytes.
+const SHORT: usize = 256;
 /// Magic number and header of a zstd frame with a window of one block (RFC 8878, 3.1.1).
 const STORED_HEADER: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
 /// A raw block of no bytes that is the last of its frame.
@@ -37,14 +43,75 @@ pub enum Effort {
 enum Stream {
     /// As they are.
     Raw,
-    /// Through zstd.
-    Zstd {
+    /// As they are, for as long as there is little to say.
+    Short {
+        /// How hard more will be compressed.
         effort: Effort,
-        /// What compresses; nothing does where bytes are stored.
-        encoder: Option<Encoder<'static>>,
-        /// Whether a zstd frame has begun and not ended.
-        open: bool,
+        /// What this flight says, until it ends or is more.
+        waiting: Vec<u8>,
     },
+    /// Through zstd.
+    Zstd(Compressor),
+}
+
+/// Puts bytes into zstd frames.
+struct Compressor {
+    effort: Effort,
+    /// What compresses; nothing does where bytes are stored.
+    encoder: Option<Encoder<'static>>,
+    /// Whether a zstd frame has begun and not ended.
+    open: bool,
+}
+
+impl Compressor {
+    fn new(effort: Effort) -> std::io::Result<Compressor> {
+        let encoder = match effort {
+            Effort::Stored => None,
+            Effort::Level(level) => Some(zstd_encoder(level)?),
+        };
+        Ok(Compressor { effort, encoder, open: false })
+    }
+
+    fn set_effort(&mut self, wanted: Effort, out: &mut Vec<u8>) -> std::io::Result<()> {
+        if self.effort == wanted {
+            return Ok(());
+        }
+        if self.open {
+            match &mut self.encoder {
+                Some(encoder) => run_until_done(out, |output| encoder.finish(output, true))?,
+                None => out.put_raw(&LAST_BLOCK),
+            }
+        }
+        // The old tables go before new ones come.
+        self.encoder = None;
+        *self = Compressor::new(wanted)?;
+        Ok(())
+    }
+
+    fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
+        let was_open = std::mem::replace(&mut self.open, true);
+        let Some(encoder) = &mut self.encoder else {
+            if !was_open {
+                out.put_raw(&STORED_HEADER);
+            }
+            plain.chunks(BLOCK_MAX).for_each(|block| put_raw_block(block, out));
+            return Ok(());
+        };
+        let mut input = InBuffer::around(plain);
+        while input.pos() < plain.len() {
+            out.reserve(STEP);
+            let end = out.len();
+            encoder.run(&mut input, &mut OutBuffer::around_pos(out, end))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        match &mut self.encoder {
+            Some(encoder) if self.open => run_until_done(out, |output| encoder.flush(output)),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 /// Turns messages into the bytes of one direction.
@@ -66,11 +133,9 @@ impl FrameEncoder {
     ) -> std::io::Result<FrameEncoder> {
         let stream = match codec {
             StreamCodec::Raw => Stream::Raw,
-            StreamCodec::Zstd => Stream::Zstd {
-                effort: Effort::Level(level),
-                encoder: Some(compressor(level)?),
-                open: false,
-            },
+            StreamCodec::Zstd => {
+                Stream::Short { effort: Effort::Level(level), waiting: Vec::new() }
+            }
         };
         let mut encoder = FrameEncoder {
             stream,
@@ -96,61 +161,41 @@ impl FrameEncoder {
     pub fn effort(&self) -> Option<Effort> {
         match &self.stream {
             Stream::Raw => None,
-            Stream::Zstd { effort, .. } => Some(*effort),
+            Stream::Short { effort, .. } | Stream::Zstd(Compressor { effort, .. }) => Some(*effort),
         }
     }
 
     /// Compresses the messages that follow in another way. Costs about nine bytes, and what
     /// follows cannot refer to what came before. Without effect where nothing is compressed.
     pub fn set_effort(&mut self, wanted: Effort) -> std::io::Result<()> {
-        let Stream::Zstd { effort, encoder, open } = &mut self.stream else { return Ok(()) };
-        if *effort == wanted {
-            return Ok(());
-        }
-        if *open {
-            match encoder {
-                Some(encoder) => {
-                    run_until_done(&mut self.out, |output| encoder.finish(output, true))?
-                }
-                None => self.out.put_raw(&LAST_BLOCK),
+        match &mut self.stream {
+            Stream::Raw => Ok(()),
+            Stream::Short { effort, .. } => {
+                *effort = wanted;
+                Ok(())
             }
+            Stream::Zstd(compressor) => compressor.set_effort(wanted, &mut self.out),
         }
-        *open = false;
-        *effort = wanted;
-        // The old tables go before new ones come.
-        *encoder = None;
-        if let Effort::Level(level) = wanted {
-            *encoder = Some(compressor(level)?);
-        }
-        Ok(())
     }
 
-    /// Appends a message; nothing of one that does not fit into a frame. Bytes may stay inside the
-    /// compressor until [`FrameEncoder::flush`].
+    /// Appends a message; nothing of one that does not fit into a frame. Bytes may stay inside
+    /// until [`FrameEncoder::flush`].
     pub fn push(&mut self, message: &Message) -> std::io::Result<()> {
-        let Stream::Zstd { encoder, open, .. } = &mut self.stream else {
-            let before = self.out.len();
-            put_frame(message, &mut self.out, &mut self.transcript)?;
-            self.pushed += (self.out.len() - before) as u64;
-            return Ok(());
-        };
         self.plain.clear();
         put_frame(message, &mut self.plain, &mut self.transcript)?;
         self.pushed += self.plain.len() as u64;
-        let Some(encoder) = encoder else {
-            if !std::mem::replace(open, true) {
-                self.out.put_raw(&STORED_HEADER);
+        match &mut self.stream {
+            Stream::Raw => self.out.put_raw(&self.plain),
+            Stream::Short { effort, waiting } => {
+                waiting.put_raw(&self.plain);
+                if waiting.len() > SHORT {
+                    let mut compressor = Compressor::new(*effort)?;
+                    self.out.put_raw(&PACKED);
+                    compressor.compress(waiting, &mut self.out)?;
+                    self.stream = Stream::Zstd(compressor);
+                }
             }
-            self.plain.chunks(BLOCK_MAX).for_each(|block| put_raw_block(block, &mut self.out));
-            return Ok(());
-        };
-        *open = true;
-        let mut input = InBuffer::around(&self.plain);
-        while input.pos() < self.plain.len() {
-            self.out.reserve(STEP);
-            let end = self.out.len();
-            let mut output = OutBuffer::around_pos(&mut self.out, end);
-            encoder.run(&mut input, &mut output)?;
+            Stream::Zstd(compressor) => compressor.compress(&self.plain, &mut self.out)?,
         }
         Ok(())
     }
@@ -158,10 +203,12 @@ impl FrameEncoder {
     /// Makes sure that all messages so far are in the bytes.
     pub fn flush(&mut self) -> std::io::Result<()> {
         match &mut self.stream {
-            Stream::Zstd { encoder: Some(encoder), open: true, .. } => {
-                run_until_done(&mut self.out, |output| encoder.flush(output))
+            Stream::Raw => Ok(()),
+            Stream::Short { waiting, .. } => {
+                self.out.append(waiting);
+                Ok(())
             }
-            Stream::Zstd { .. } | Stream::Raw => Ok(()),
+            Stream::Zstd(compressor) => compressor.flush(&mut self.out),
         }
     }
 
@@ -191,7 +238,7 @@ impl FrameEncoder {
     }
 }
 
-fn compressor(level: i32) -> std::io::Result<Encoder<'static>> {
+fn zstd_encoder(level: i32) -> std::io::Result<Encoder<'static>> {
     let mut encoder = Encoder::new(level)?;
     encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX.min(window(level))))?;
     Ok(encoder)
@@ -252,6 +299,8 @@ enum Stage {
     Preface,
     Greeting,
     Raw,
+    /// As in [`Stage::Raw`], until zstd begins.
+    Short,
     Zstd(Box<Decoder<'static>>),
 }
 
@@ -367,6 +416,11 @@ impl FrameDecoder {
     fn frame(&mut self) -> Result<Option<Message>, ProtocolError> {
         let decode = |error| ProtocolError::Decode { message: "frame", error };
         let plain = &self.plain[self.read..];
+        if matches!(self.stage, Stage::Short) && plain.starts_with(&PACKED) {
+            self.read += PACKED.len();
+            self.begin_zstd()?;
+            return Ok(None);
+        }
         let mut reader = Reader::new(plain);
         let length = match reader.varint("a frame's length") {
             Ok(length) => length,
@@ -390,22 +444,26 @@ impl FrameDecoder {
         self.pulled += (read - self.read) as u64;
         self.read = read;
         if let Stage::Greeting = self.stage {
-            self.after_greeting(&message)?;
+            self.after_greeting(&message);
         }
         Ok(Some(message))
     }
 
-    /// The greeting says how the rest travels; what was read beyond it goes back.
-    fn after_greeting(&mut self, message: &Message) -> Result<(), ProtocolError> {
+    /// The greeting says how the rest travels.
+    fn after_greeting(&mut self, message: &Message) {
         let codec = match message {
             Message::Hello(hello) => hello.codec,
             Message::Welcome(welcome) => welcome.codec,
             _ => StreamCodec::Raw,
         };
-        if codec == StreamCodec::Raw {
-            self.stage = Stage::Raw;
-            return Ok(());
-        }
+        self.stage = match codec {
+            StreamCodec::Raw => Stage::Raw,
+            StreamCodec::Zstd => Stage::Short,
+        };
+    }
+
+    /// The rest is compressed; what was read of it goes back.
+    fn begin_zstd(&mut self) -> Result<(), ProtocolError> {
         let mut decoder = Decoder::new().map_err(damaged)?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(damaged)?;
         self.stage = Stage::Zstd(Box::new(decoder));
@@ -423,7 +481,7 @@ impl FrameDecoder {
         self.read = 0;
         let rest = &self.input[self.taken..];
         match &mut self.stage {
-            Stage::Preface | Stage::Greeting | Stage::Raw => {
+            Stage::Preface | Stage::Greeting | Stage::Raw | Stage::Short => {
                 self.plain.extend_from_slice(rest);
                 self.taken = self.input.len();
                 Ok(!rest.is_empty())

@@ -74,8 +74,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Default for [`Rules::largest_file`]: 64 MiB.
-    pub const LARGEST_FILE: u64 = 64 << 20;
+    /// Default for [`Rules::largest_file`]: 256 MiB, a quarter of the least budget. Databases are
+    /// of such a size, and are what a whole old content saves most of.
+    pub const LARGEST_FILE: u64 = 256 << 20;
 
     /// The rules where nobody says otherwise, for a tree with so many bytes in its files: a tenth
     /// of them, or 1 GiB if that is more.

@@ -21,6 +21,17 @@ struct Bomb {
     bytes: fn() -> Vec<u8>,
 }
 
+impl Bomb {
+    /// Its bytes, behind those that announce them.
+    fn line(&self) -> Vec<u8> {
+        let announced: &[u8] = match self.codec {
+            StreamCodec::Raw => &[],
+            StreamCodec::Zstd => &[0, 0],
+        };
+        [announced, &(self.bytes)()].concat()
+    }
+}
+
 /// A zstd frame of these blocks, with a window of 2^log bytes.
 fn zstd_frame(log: u8, blocks: &[u8]) -> Vec<u8> {
     [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, (log - 10) << 3], blocks].concat()
@@ -111,11 +122,11 @@ fn bombs_take_neither_memory_nor_time() {
     let (near, far) = (ground.as_near(), ground.as_far());
     let before = (snapshot(&ground.near), snapshot(&ground.far));
     let mut faults = Vec::new();
-    for Bomb { name, codec, says, bytes } in BOMBS {
+    for bomb @ Bomb { name, codec, says, .. } in BOMBS {
         let hello = Hello { codec: *codec, ..near.hello() };
         let ended = ground.server(&[], |voice| {
             voice.greet_as(&near, &Message::Hello(hello));
-            voice.bytes(&bytes());
+            voice.bytes(&bomb.line());
         });
         let refused =
             ended.wrong(Refused(ErrorCode::Protocol, says), &before.1, &snapshot(&ground.far));
@@ -125,7 +136,7 @@ fn bombs_take_neither_memory_nor_time() {
         let ended = ground.caller(&[], move |voice| {
             voice.flight();
             voice.greet(&Message::Welcome(welcome));
-            voice.bytes(&bytes());
+            voice.bytes(&bomb.line());
         });
         let refused =
             ended.wrong(Refused(ErrorCode::Protocol, says), &before.0, &snapshot(&ground.near));

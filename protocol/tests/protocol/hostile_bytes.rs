@@ -67,6 +67,9 @@ fn mutate(mut bytes: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
     bytes
 }
 
+/// Stands before zstd.
+const PACKED: [u8; 2] = [0, 0];
+
 /// Takes whatever messages the bytes hold.
 fn drain(bytes: &[u8], chunk: usize) {
     let mut decoder = FrameDecoder::new();
@@ -145,6 +148,7 @@ proptest! {
         drain(&line, chunk);
         // A zstd frame header in front, so that more than the magic number is looked at.
         let mut line = FrameEncoder::only(&Message::Hello(Hello { codec, ..samples::hello() }));
+        line.extend(PACKED);
         line.extend([0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58]);
         line.extend(&bytes);
         drain(&line, chunk);
@@ -250,6 +254,7 @@ fn contents_without_a_patch_and_runs_that_do_not_add_up_are_refused() {
 fn compressed(frames: &mut dyn Iterator<Item = Vec<u8>>, window_log: u32) -> Vec<u8> {
     let codec = StreamCodec::Zstd;
     let mut line = FrameEncoder::only(&Message::Hello(Hello { codec, ..samples::hello() }));
+    line.extend(PACKED);
     line.extend(zstd_stream(frames, window_log));
     line
 }
@@ -356,6 +361,7 @@ fn zstd_frames_without_end_and_without_content_cost_only_their_bytes() {
     let largest_window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x68, 0x01, 0x00, 0x00];
     let skipped = [0x50, 0x2a, 0x4d, 0x18, 0x02, 0x00, 0x00, 0x00, 0xaa, 0xbb];
     let mut decoder = FrameDecoder::new();
+    line.extend(PACKED);
     decoder.feed(&line);
     assert!(decoder.message().unwrap().is_some());
     for _ in 0..2_000 {
@@ -416,4 +422,23 @@ fn what_does_not_start_with_the_preface_is_shown_and_refused() {
     assert_eq!(decoder.message(), Ok(None));
     decoder.feed(b"ck");
     assert!(matches!(decoder.message(), Err(ProtocolError::NotPsync(_))));
+}
+
+#[test]
+fn zstd_begins_only_where_it_was_announced_and_only_once() {
+    let hello = |codec| FrameEncoder::only(&Message::Hello(Hello { codec, ..samples::hello() }));
+    let refused = |line: &[u8]| {
+        let mut decoder = FrameDecoder::new();
+        decoder.feed(line);
+        decoder.message().unwrap();
+        decoder.message().is_err()
+    };
+    let stream = zstd_stream(&mut std::iter::once(vec![0, 18]), 20);
+    let zstd = hello(StreamCodec::Zstd);
+    assert!(refused(&[&hello(StreamCodec::Raw)[..], &PACKED, &stream].concat()), "not announced");
+    // What would be a length and a type has to have its payload before it is refused.
+    assert!(refused(&[&zstd[..], &stream, &[0; 64]].concat()), "nothing stands before it");
+    let again = zstd_stream(&mut std::iter::once(PACKED.to_vec()), 20);
+    assert!(refused(&[&zstd[..], &PACKED, &again].concat()), "within zstd");
+    assert!(!refused(&[&zstd[..], &PACKED, &stream].concat()));
 }

@@ -111,6 +111,22 @@ proptest! {
 }
 
 #[test]
+fn what_is_said_in_few_bytes_travels_as_it_is_and_more_is_compressed() {
+    let greeting = Message::Hello(Hello { codec: StreamCodec::Zstd, ..samples::hello() });
+    let mut encoder = FrameEncoder::start(&greeting, StreamCodec::Zstd, 3).unwrap();
+    encoder.take();
+    let mut flight = |messages: &[Message]| {
+        messages.iter().for_each(|message| encoder.push(message).unwrap());
+        encoder.flush().unwrap();
+        encoder.take()
+    };
+    let [short, long] = [100, 10_000].map(|length| Message::Literal(vec![7; length]));
+    assert_eq!(flight(&[short.clone(), Message::End]).len(), 102 + 2);
+    assert!(flight(&[long, Message::End]).len() < 50);
+    assert!(flight(&[short, Message::End]).len() < 50, "once it has begun, all is compressed");
+}
+
+#[test]
 fn a_big_manifest_travels_in_many_batches_and_moves_reach_across_them() {
     let mut rows: Vec<Row<_>> = (0..3 * BATCH_ROWS)
         .map(|n| {
