@@ -4,8 +4,8 @@
 //! short pieces of a content hash to, some smallest values are kept, and two contents share so many of
 //! these as they share pieces. Here a piece is the 32 bytes before a place that their own hash chooses, so
 //! that an insertion moves pieces and changes hardly any; one hash fills all numbers, each with the smallest
-//! of its share of the values (Li, Owen and Zhang, *One permutation hashing*, 2012). That takes one addition,
-//! one shift and one multiplication a byte.
+//! of its share of the values (Li, Owen and Zhang, *One permutation hashing*, 2012). That takes one addition
+//! and one shift a byte, and one multiplication for each place that is chosen.
 
 /// Numbers in a sketch.
 const PARTS: usize = 8;
@@ -13,8 +13,12 @@ const PARTS: usize = 8;
 pub const SKETCH_BYTES: usize = PARTS * 4;
 /// A number of which no piece was found.
 const NONE: u32 = u32::MAX;
-/// One place in eight is looked at: where these bits of its hash are zero.
-const SAMPLED: u64 = 7 << 40;
+/// Bytes in a piece: what came earlier has been shifted out at the top.
+const PIECE: usize = 32;
+/// One place in eight is chosen: where the rolling hash is below this.
+const CHOSEN: u64 = 1 << 61;
+/// Bytes that are looked at together.
+const BLOCK: usize = 1024;
 /// An odd number that mixes bits (the golden ratio).
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -75,18 +79,40 @@ impl Default for Sketcher {
 impl Sketcher {
     /// More of the content.
     pub fn update(&mut self, bytes: &[u8]) {
-        let mut rolling = self.rolling;
-        for byte in bytes {
-            // What came 32 bytes ago has left at the top.
-            rolling = (rolling << 2).wrapping_add(VALUES[usize::from(*byte)]);
-            let hash = rolling.wrapping_mul(MIX);
-            // Asked first, as it is hardly ever so, and the processor does not guess wrong.
-            let smallest = &mut self.smallest[(hash >> 61) as usize];
-            if hash < *smallest && hash & SAMPLED == 0 {
-                *smallest = hash;
-            }
+        bytes.chunks(BLOCK).for_each(|block| self.take(block));
+    }
+
+    /// Rolls over both halves of a block by turns, as each step waits for the one before it; and
+    /// notes places without asking, as the processor would guess wrong about each that is chosen.
+    fn take(&mut self, block: &[u8]) {
+        let mut chosen = [0; BLOCK];
+        let mut count = 0;
+        let mut look = |rolling: u64| {
+            chosen[count % BLOCK] = rolling;
+            count += usize::from(rolling < CHOSEN);
+        };
+        let (first, second) = block.split_at(block.len() / 2);
+        let mut here = self.rolling;
+        let mut there = match first.last_chunk::<PIECE>() {
+            Some(last) => last.iter().fold(0, roll),
+            None => first.iter().fold(here, roll),
+        };
+        for (one, other) in first.iter().zip(second) {
+            here = roll(here, one);
+            look(here);
+            there = roll(there, other);
+            look(there);
         }
-        self.rolling = rolling;
+        for byte in &second[first.len()..] {
+            there = roll(there, byte);
+            look(there);
+        }
+        self.rolling = there;
+        for rolling in &chosen[..count] {
+            let hash = rolling.wrapping_mul(MIX);
+            let smallest = &mut self.smallest[(hash >> 61) as usize];
+            *smallest = hash.min(*smallest);
+        }
     }
 
     /// The sketch of what has come.
@@ -95,6 +121,11 @@ impl Sketcher {
         let number = |hash: u64| ((hash ^ hash >> 29).wrapping_mul(MIX) >> 32) as u32;
         Sketch(self.smallest.map(|hash| if hash == u64::MAX { NONE } else { number(hash) }))
     }
+}
+
+/// One byte further.
+fn roll(rolling: u64, byte: &u8) -> u64 {
+    (rolling << 2).wrapping_add(VALUES[usize::from(*byte)])
 }
 
 /// An arbitrary number for each byte (SplitMix64).
