@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::pair::{Pair, Said, clash_names};
-use common::tree::{assert_same_trees, set_mtime};
+use common::tree::{Rng, assert_same_trees, set_mtime};
 use common::{TempDir, psync, read_text, run_ok, set_mode, write_file};
 use psync_protocol::ContentHash;
 
@@ -288,4 +288,22 @@ fn more_files_are_asked_for_by_block_hashes_than_a_process_may_have_open() {
     let said = Said::of(&mut command, 0);
     said.has("400 updated");
     pair.assert_settled();
+}
+
+/// Finer hashes of half a gigabyte, of which little was found at first, fit into no single flight.
+#[test]
+fn many_files_that_differ_all_over_take_as_many_flights_as_their_hashes_need() {
+    const FILES: usize = 68;
+    const LENGTH: usize = 8 << 20;
+    let pair = Pair::new();
+    let mut rng = Rng::new(9);
+    for number in 0..FILES {
+        let mut content = rng.bytes(LENGTH);
+        write_file(pair.b.join(format!("{number}")), &content);
+        // Blocks of a few hundred bytes are equal, and of longer ones the first hundred.
+        content.iter_mut().skip(100 << 10).step_by(700).for_each(|byte| *byte = !*byte);
+        write_file(pair.a.join(format!("{number}")), &content);
+    }
+    pair.sync_expecting(0, &["--mirror", "push"]);
+    assert_same_trees(&pair.a, &pair.b);
 }

@@ -205,6 +205,11 @@ impl Applier<'_> {
         }
         let mut signatures = 0;
         for refining in std::mem::take(&mut self.refining) {
+            if signatures >= SIGNATURES_PER_FLIGHT {
+                // The peer keeps what it found for this flight only: later from the beginning.
+                self.fetch(refining.fetching);
+                continue;
+            }
             let index = refining.fetching.source;
             let (kind, signature, how) = refining.best_want(&self.keys, self.root, self.staging);
             send_want(index, kind, &signature, &mut send)?;

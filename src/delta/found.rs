@@ -15,6 +15,10 @@ const LEAST_GAP: usize = 64;
 /// which three quarters can be saved.
 const GAP_RATIO: usize = 6;
 
+/// Where none of so many blocks was found, finer ones will not be, either: the contents have nothing in
+/// common, and the hashes of all of the old one would be in vain.
+const HOPELESS: usize = 64;
+
 /// Copies of old blocks that make parts of a new content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -97,6 +101,9 @@ impl Found {
     /// they may explain: what stands in the same place, if what stands around them was found around it;
     /// else all that is unresolved.
     fn worth_hashing(&self) -> Vec<Range<usize>> {
+        if self.copies.is_empty() && self.old_len / self.unit >= HOPELESS {
+            return Vec::new();
+        }
         let mut taken: Vec<_> =
             self.copies.iter().map(|copy| copy.old..copy.old + copy.len).collect();
         taken.sort_unstable_by_key(|range| range.start);

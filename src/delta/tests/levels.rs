@@ -116,6 +116,13 @@ fn an_edit_in_a_file_takes_a_few_fine_hashes() {
 }
 
 #[test]
+fn contents_that_have_nothing_in_common_need_no_fine_hashes() {
+    let params = Params::coarse(100_000, 0, 5);
+    let signature = Signature::parse(params, 100_000, &sign(params, &noise(100_000, 1))).unwrap();
+    assert!(search(Matcher::new(&signature), &noise(100_000, 2), 5000).unresolved().is_empty());
+}
+
+#[test]
 fn what_is_only_deleted_or_put_in_needs_no_fine_hashes() {
     let old = noise(100_000, 1);
     let params = Params::coarse(100_000, 0, 5);
