@@ -169,6 +169,28 @@ fn a_moved_folder_moves_whole() {
 }
 
 #[test]
+fn a_file_that_takes_the_place_of_a_folder_leaves_its_own_folder_empty() {
+    let pair = Pair::agreed(&[("d1/f", "a text that is known again"), ("d2/g", "g"), ("k", "k")]);
+    fs::remove_dir_all(pair.a.join("d2")).unwrap();
+    fs::rename(pair.a.join("d1/f"), pair.a.join("d2")).unwrap();
+    fs::remove_dir(pair.a.join("d1")).unwrap();
+    pair.sync_to(0);
+    pair.assert_settled();
+    assert_eq!(names(&pair.a), ["d2", "k"]);
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_a_folder_that_it_stood_deep_in_arrives() {
+    let pair = Pair::agreed(&[("d/sub/f", "a text that is known again"), ("d/g", "g"), ("k", "k")]);
+    fs::rename(pair.a.join("d/sub/f"), pair.a.join("f")).unwrap();
+    fs::remove_dir_all(pair.a.join("d")).unwrap();
+    fs::rename(pair.a.join("f"), pair.a.join("d")).unwrap();
+    pair.sync_to(0);
+    pair.assert_settled();
+    assert_eq!(names(&pair.a), ["d", "k"]);
+}
+
+#[test]
 fn an_edit_lands_where_the_other_side_moved_the_file() {
     let pair = Pair::agreed(&[("old", "a text that is long enough to be known again"), ("x", "x")]);
     fs::create_dir(pair.a.join("d")).unwrap();

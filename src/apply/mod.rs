@@ -282,10 +282,17 @@ impl<'a> Applier<'a> {
         let (late, local): (Vec<Ready>, Vec<Ready>) =
             sorted.local.into_iter().partition(|ready| replaces_directory(&ready.task));
         self.commit_all(local)?;
+        // What a late file has yet to leave is not empty before.
+        let left = late.iter().filter_map(|ready| ready.leaves.as_ref());
+        let left: HashSet<_> = left.flat_map(|leaves| leaves.path.ancestors()).collect();
+        let (mut after, mut emptied): (Vec<Ready>, Vec<Ready>) =
+            sorted.emptied.into_iter().partition(|ready| left.contains(&ready.task.path));
         // The deepest first.
-        sorted.emptied.reverse();
-        self.commit_all(sorted.emptied)?;
+        emptied.reverse();
+        after.reverse();
+        self.commit_all(emptied)?;
         self.commit_all(late)?;
+        self.commit_all(after)?;
         sorted.fetches.into_iter().for_each(|fetching| self.fetch(fetching));
         Ok(())
     }
