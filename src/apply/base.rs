@@ -16,6 +16,15 @@ pub(super) struct Bases {
     trashed: HashMap<Check, Vec<u8>>,
     /// Every file of this side, once somebody had to ask.
     files: Option<HashMap<Check, RelPath>>,
+    /// Whether something was moved since they were listed.
+    moved: bool,
+}
+
+impl Bases {
+    /// Something stands elsewhere from now on.
+    pub(super) fn note_moves(&mut self) {
+        self.moved = true;
+    }
 }
 
 impl Applier<'_> {
@@ -49,7 +58,10 @@ impl Applier<'_> {
         if let Some(file) = self.open_listed(base) {
             return Some(file);
         }
-        // It may have been moved since the files were listed.
+        // Listed once more only if that may help: a peer can ask for what is nowhere as often as it likes.
+        if !std::mem::take(&mut self.bases.moved) {
+            return None;
+        }
         self.bases.files = None;
         self.open_listed(base)
     }
@@ -78,6 +90,7 @@ impl Applier<'_> {
             // Without the index there is no base to be found; the trouble shows soon enough.
             listed.ok()?;
             self.bases.files = Some(files);
+            self.bases.moved = false;
         }
         self.bases.files.as_ref()
     }

@@ -142,6 +142,9 @@ impl Applier<'_> {
             }
             Ok(())
         })?;
+        if moves {
+            self.bases.note_moves();
+        }
         self.confirm_deeds();
         Ok(())
     }

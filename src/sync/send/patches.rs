@@ -18,6 +18,9 @@ const BATCHES: usize = 2;
 pub(super) const BATCH: usize = BATCH_TARGET / 2;
 /// Most threads.
 const THREADS: usize = 4;
+/// So many files wait for each other at most: block hashes take 32 KiB of memory and more, however short
+/// the file is.
+const WAITING_MAX: usize = 2048;
 
 /// A file to be coded, and what is known of its old content.
 #[derive(Debug)]
@@ -114,9 +117,9 @@ pub(super) fn fits(old_len: u64, new_len: u64) -> bool {
     old_len <= PATCH_MAX as u64 && new_len <= PATCH_MAX as u64
 }
 
-/// Whether there are enough jobs to be worth several threads.
+/// Whether there are enough jobs to be worth several threads, or more than should wait in memory.
 pub(super) fn are_many(jobs: &[Job]) -> bool {
-    jobs.iter().map(Job::bytes).sum::<usize>() >= BATCHES * BATCH
+    jobs.len() >= WAITING_MAX || jobs.iter().map(Job::bytes).sum::<usize>() >= BATCHES * BATCH
 }
 
 /// Codes the files, in batches. The order stays.
