@@ -126,7 +126,7 @@ impl Params {
     /// anywhere is evidence enough in contents up to some 500 KB. The hashes of a small content take 8 % of
     /// it, those of a large one 1 % or less, and never more than 10 MiB.
     ///
-    /// At most one content in 2^6 is rebuilt wrongly because of blocks found where they are not due, as
+    /// At most one content in 2^10 is rebuilt wrongly because of blocks found where they are not due, as
     /// `search` sees to for every length of hash; for one of 10 KB it is one in 2^19. A block that is due
     /// and differs is taken for equal with probability 2^-39.
     pub fn for_cache(old_len: u64, seed: u64) -> Self {
