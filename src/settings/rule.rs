@@ -2,7 +2,7 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::amount::Bytes;
+use super::amount::{Bytes, KeepVersions};
 use super::keys::{self, understand};
 use super::layer::check_pattern;
 use super::origin::{Origin, SettingsError};
@@ -25,7 +25,7 @@ pub struct PathRule {
     pub(super) priority: Option<i32>,
     pub(super) policies: Vec<(ConflictKind, PolicyWord)>,
     pub(super) trash: Option<bool>,
-    pub(super) keep_versions: Option<u32>,
+    pub(super) keep_versions: Option<KeepVersions>,
     /// How two changes are merged.
     pub merge: Option<MergeKind>,
 }
@@ -54,7 +54,7 @@ pub const RULE_KEYS: &[RuleKey] = &[
     key("priority", i32::EXPECTED, "Contents of a higher priority go first; 0 is usual."),
     key("policy", PolicyWord::EXPECTED, "For conflicts of every kind; or a table by kind."),
     key("trash", bool::EXPECTED, "Whether what is deleted or replaced goes to the trash."),
-    key("keep-versions", u32::EXPECTED, "How many old versions are kept."),
+    key("keep-versions", KeepVersions::EXPECTED, "How many old versions are kept."),
     key(
         "merge",
         MergeKind::EXPECTED,
@@ -143,7 +143,7 @@ impl PathRule {
                 .map(|(kind, word)| (*kind, word.policy.clone()))
                 .collect(),
             trash: self.trash,
-            keep_versions: self.keep_versions,
+            keep_versions: self.versions_kept(),
             merge_by_key: self.merge.map(|kind| kind == MergeKind::Structured),
         }
     }
@@ -155,7 +155,12 @@ impl PathRule {
 
     /// What decides about the trash and old versions. The pattern has been found to be one.
     pub(super) fn to_keeping(&self) -> Option<journal::PathRule> {
-        journal::PathRule::new(&self.pattern, self.trash, self.keep_versions).ok()
+        journal::PathRule::new(&self.pattern, self.trash, self.versions_kept()).ok()
+    }
+
+    /// How many old versions it lets stay; of all of them there are never as many as that.
+    fn versions_kept(&self) -> Option<u32> {
+        self.keep_versions.map(|kept| kept.0.unwrap_or(u32::MAX))
     }
 
     /// Its keys and values as a file would say them, in the order of [`RULE_KEYS`].

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::file::{self, parse};
 use super::*;
+use crate::journal::Trashed;
 use crate::reconcile::{DeleteLimit, Mode};
+use psync_protocol::RelPath;
 
 fn at(text: &str, level: Level) -> Result<file::Settled, String> {
     parse(text, Path::new("psync.toml"), level).map_err(|error| error.to_string())
@@ -129,6 +131,25 @@ fn what_the_trash_keeps_is_as_documented_and_as_set() {
     assert_eq!((set.trash_retention, set.trash_budget), (Duration::MAX, TrashBudget::Percent(5)));
     assert_eq!(set.journal_retention, Duration::from_secs(7 * 86_400));
     assert_eq!(set.rules.len(), 1);
+}
+
+#[test]
+fn a_rule_keeps_all_versions_where_the_history_keeps_few() {
+    let set = settings(
+        "[history]\nkeep-versions = 1\n[[rule]]\npattern = '*.txt'\nkeep-versions = 'all'\n",
+    );
+    assert_eq!(set.rules_shown()[0].shown()[1], ("keep-versions", "\"all\"".to_string()));
+    let path = |name: &str| RelPath::new(name.as_bytes()).unwrap();
+    let trashed = |name: &str, since| Trashed {
+        place: name.as_bytes().into(),
+        path: Some(path(name)),
+        size: 1,
+        since,
+        hash: None,
+        elsewhere: false,
+    };
+    let items = ["a.txt", "b.bin"].map(|name| [1, 2].map(|since| trashed(name, since))).concat();
+    assert_eq!(set.retention().surplus(&items, 0, 3), [2], "the older b.bin");
 }
 
 #[test]

@@ -108,22 +108,6 @@ impl Setting for bool {
     }
 }
 
-impl Setting for u32 {
-    const EXPECTED: &'static str = "a number";
-
-    fn from_text(text: &str) -> Option<u32> {
-        text.parse().ok()
-    }
-
-    fn from_toml(value: &DeValue<'_>) -> Option<u32> {
-        value.as_integer().and_then(|_| string_or_number(value))
-    }
-
-    fn written(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
 impl Setting for i32 {
     const EXPECTED: &'static str = "a number";
 
