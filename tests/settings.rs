@@ -302,6 +302,10 @@ fn a_root_s_file_that_came_over_the_line_runs_nothing_and_leads_nowhere() {
         ("[pair.x]\nlocal = '/etc'\nremote = 'evil:'", "may not name pairs"),
         ("log = '/etc/passwd'", "table of a pair"),
         ("mode = 'mirror-pull'", "a mirror overwrites"),
+        ("max-delete = '100%'", "may only be stricter"),
+        ("trash.enabled = false", "may only be stricter"),
+        ("store.enabled = false", "may only be stricter"),
+        ("rule = [{ pattern = '*', trash = false }]", "may only be stricter"),
     ] {
         let pair = Pair::new();
         write_file(pair.a.join(".psync.toml"), text);
@@ -312,6 +316,19 @@ fn a_root_s_file_that_came_over_the_line_runs_nothing_and_leads_nowhere() {
     write_file(pair.temp.join("secret"), "password = 1\n");
     std::os::unix::fs::symlink("../secret", pair.a.join(".psync.toml")).unwrap();
     pair.sync_expecting(11, &[]).has("symbolic link").has_not("password");
+}
+
+#[test]
+fn what_came_over_the_line_empties_neither_trash_nor_journal() {
+    let pair = Pair::agreed(&[("gone", "one"), ("f", "two")]);
+    fs::remove_file(pair.b.join("gone")).unwrap();
+    pair.sync_to(0);
+    let text = "[trash]\nretention = '0s'\n[history]\nretention = '0s'\n";
+    write_file(pair.b.join(".psync.toml"), text);
+    // The side that has it refuses to go on; nothing reaches the other one.
+    pair.sync_expecting(11, &[]).has("b/.psync.toml, line 4: history.retention: \"0d\"");
+    assert_eq!(trashed(&pair.a, "gone"), ["one"]);
+    assert!(!pair.a.join(".psync.toml").exists());
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::run::print_out;
 use super::subject::{self, Failure};
 use crate::root::StateHome;
 use crate::settings::{
-    KEYS, Key, Layer, Machine, Origin, PROFILES, Profile, RULE_KEYS, RuleKey, SYSTEM_VARIABLE,
-    Settings, SettingsError, Sources,
+    Allowed, KEYS, Key, Layer, Machine, Origin, PROFILES, Profile, RULE_KEYS, RuleKey,
+    SYSTEM_VARIABLE, Settings, SettingsError, Sources,
 };
 use crate::sync::Keeping;
 
@@ -159,7 +159,13 @@ fn profile(profile: &Profile) -> Told {
 fn key(key: &Key) -> Told {
     let default = (key.default)().unwrap_or_else(|| "not set".into());
     let about = wrapped(key.about.trim(), 4);
-    let expected = wrapped(&format!("It is {}.", key.expected), 4);
+    let place = match key.allowed {
+        Allowed::Anywhere => "",
+        Allowed::NotInRoot => " Not in a root's file.",
+        Allowed::OnlyStricterInRoot => " In a root's file only stricter.",
+        Allowed::InPair => " Only in the table of a pair.",
+    };
+    let expected = wrapped(&format!("It is {}.{place}", key.expected), 4);
     Told {
         text: format!("{} = {default}\n{about}{expected}", key.name),
         object: json!({

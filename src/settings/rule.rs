@@ -3,7 +3,7 @@
 use toml::de::{DeTable, DeValue};
 
 use super::amount::{Bytes, KeepVersions};
-use super::keys::{self, understand};
+use super::keys::{self, check_strict, understand};
 use super::layer::check_pattern;
 use super::origin::{Origin, SettingsError};
 use super::value::{Setting, Written, toml_string};
@@ -116,8 +116,16 @@ impl PathRule {
             "warn-size" => self.warn_size = Some(understand(name, written, origin)?),
             "priority" => self.priority = Some(understand(name, written, origin)?),
             "policy" => self.policies = policies(value, origin, origin_of)?,
-            "trash" => self.trash = Some(understand(name, written, origin)?),
-            "keep-versions" => self.keep_versions = Some(understand(name, written, origin)?),
+            "trash" => {
+                let trash = understand(name, written, origin)?;
+                check_strict(name, &trash, &true, origin)?;
+                self.trash = Some(trash);
+            }
+            "keep-versions" => {
+                let kept = understand(name, written, origin)?;
+                check_strict(name, &kept, &KeepVersions(None), origin)?;
+                self.keep_versions = Some(kept);
+            }
             "merge" => self.merge = Some(understand(name, written, origin)?),
             _ => {
                 let known: Vec<&'static str> = RULE_KEYS.iter().map(|key| key.name).collect();

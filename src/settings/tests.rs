@@ -225,6 +225,44 @@ fn a_root_s_file_may_name_no_programs_pairs_or_names() {
 }
 
 #[test]
+fn a_root_s_file_may_only_be_stricter_about_what_is_deleted_and_kept() {
+    let weaker = [
+        ("max-delete = '100%'", "max-delete: \"100%\" is less careful than \"auto\""),
+        ("max-delete = 101", "max-delete"),
+        ("max-change = '91%'", "max-change"),
+        ("max-change = 101", "max-change"),
+        ("trash.enabled = false", "trash.enabled: false is less careful than true"),
+        ("trash.max-size = '19M'", "trash.max-size"),
+        ("trash.retention = '29d'", "trash.retention"),
+        ("trash.budget = '0'", "trash.budget"),
+        ("trash.budget = '100G'", "trash.budget"),
+        ("history.keep-versions = 99", "history.keep-versions: 99 is less careful than \"all\""),
+        ("history.retention = '0s'", "history.retention"),
+        ("store.enabled = false", "store.enabled"),
+        ("store.budget = '1%'", "store.budget"),
+        ("store.largest-file = '1M'", "store.largest-file"),
+        ("rule = [{ pattern = '*', trash = false }]", "trash: false"),
+        ("rule = [{ pattern = '*', keep-versions = 3 }]", "keep-versions: 3"),
+    ];
+    for (text, named) in weaker {
+        let told = at(text, Level::Root).err().unwrap_or_else(|| panic!("is taken: {text}"));
+        assert!(told.contains(named) && told.contains("line 1"), "{told}");
+        assert!(told.contains("come over the line"), "{told}");
+        assert!(at(text, Level::User).is_ok(), "{text}");
+    }
+    for key in KEYS.iter().filter(|key| key.allowed == Allowed::OnlyStricterInRoot) {
+        let tried = weaker.iter().any(|(text, _)| text.starts_with(&format!("{} =", key.name)));
+        assert!(tried, "{}", key.name);
+        let default = format!("{} = {}", key.name, (key.default)().unwrap());
+        assert!(at(&default, Level::Root).is_ok(), "{default}");
+    }
+    let stricter = "max-delete = '50%'\nmax-change = 100\ntrash.retention = 'forever'\n\
+         trash.max-size = '1G'\nhistory.retention = '2y'\nstore.largest-file = '1G'\n\
+         [[rule]]\npattern = '*'\ntrash = true\nkeep-versions = 'all'\n";
+    assert!(at(stricter, Level::Root).is_ok());
+}
+
+#[test]
 fn later_layers_override_earlier_ones() {
     let folder = Folder::new("layers");
     let limit = |environment: &[(&str, &str)], typed: Layer| {
@@ -416,6 +454,13 @@ fn every_key_is_in_the_manual_with_its_default() {
                 assert!(text.contains(&format!(".Ql {default}")), "{}: {default}", key.name)
             }
             None => assert!(!text.contains("Default"), "{}", key.name),
+        }
+        let in_root = [
+            (Allowed::OnlyStricterInRoot, "In a root's file only stricter."),
+            (Allowed::NotInRoot, "Not in a root's file."),
+        ];
+        for (allowed, words) in in_root {
+            assert_eq!(text.contains(words), key.allowed == allowed, "{}: {words}", key.name);
         }
     }
     for key in RULE_KEYS {

@@ -56,6 +56,12 @@ pub(crate) trait Setting: Sized {
         }
     }
 
+    /// Whether it stops a run as soon, or keeps as much, as another value: of what is no guard and
+    /// keeps nothing, always.
+    fn is_as_strict_as(&self, _other: &Self) -> bool {
+        true
+    }
+
     /// As a file would say it; none for what is not set.
     fn written(&self) -> Option<String>;
 }
@@ -101,6 +107,11 @@ impl Setting for bool {
             DeValue::String(text) if matches!(&**text, "yes" | "no") => Some(text == "yes"),
             value => value.as_bool(),
         }
+    }
+
+    /// What is kept is switched on.
+    fn is_as_strict_as(&self, other: &bool) -> bool {
+        self >= other
     }
 
     fn written(&self) -> Option<String> {
