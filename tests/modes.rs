@@ -9,7 +9,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::pair::{Pair, clash_names, names, trashed};
+use common::pair::{Pair, Said, clash_names, names, trashed};
 use common::tree::{assert_same_trees, snapshot};
 use common::{psync, read_text, run_expecting, write_file};
 
@@ -214,6 +214,41 @@ fn an_emptied_root_stops_the_run() {
         pair.sync_expecting(0, &["--max-delete=100%"]);
         assert_same_trees(&pair.a, &pair.b);
         assert!(names(&pair.a).is_empty());
+    }
+}
+
+#[test]
+fn a_limit_that_was_set_once_for_all_says_nothing_about_a_root_that_is_empty_today() {
+    for limit in ["\"10%\"", "1000"] {
+        for (emptied, loses_state) in [("a", true), ("a", false), ("b", true), ("b", false)] {
+            let pair = pair_of(5);
+            let root = pair.temp.join(emptied);
+            if loses_state {
+                fs::remove_dir_all(&root).unwrap();
+                fs::create_dir(&root).unwrap();
+            } else {
+                delete(&root, 0..5);
+            }
+            let settings = pair.temp.join("home/.config/psync/psync.toml");
+            write_file(&settings, format!("max-delete = {limit}\n"));
+            pair.sync_expecting(41, &[]).has("empty").has("--max-delete");
+            fs::remove_file(settings).unwrap();
+            let mut command = pair.command(&[]);
+            Said::of(command.env("PSYNC_MAX_DELETE", limit.trim_matches('"')), 41);
+            assert_eq!(names(&pair.a).len() + names(&pair.b).len(), 5);
+        }
+    }
+}
+
+#[test]
+fn a_limit_set_in_a_file_holds_on_both_sides() {
+    for changed in ["a", "b"] {
+        let pair = pair_of(300);
+        delete(&pair.temp.join(changed), 0..250);
+        pair.sync_expecting(41, &[]).has("deletes 250 of 300");
+        write_file(pair.temp.join("home/.config/psync/psync.toml"), "max-delete = 250\n");
+        pair.sync_expecting(0, &[]).has("250 deleted");
+        pair.assert_settled();
     }
 }
 

@@ -312,6 +312,13 @@ impl Values {
         self.mode.as_ref().map_or(Origin::Default.strength(), |set| set.origin.strength())
     }
 
+    /// Whether a limit for deletions was typed for this run. What a file or the environment says once
+    /// for all is no word about a root that is empty today.
+    pub fn delete_limit_is_typed(&self) -> bool {
+        let typed = |set: &Set<DeleteLimit>| matches!(set.origin, Origin::CommandLine(_));
+        self.max_delete.as_ref().is_some_and(|set| typed(set) && set.value != DeleteLimit::Half)
+    }
+
     /// Whether the store was switched off on the command line, which is for both sides.
     pub fn store_switched_off_by_hand(&self) -> bool {
         let by_hand = |set: &Set<bool>| matches!(set.origin, Origin::CommandLine(_)) && !set.value;

@@ -96,6 +96,8 @@ pub struct Request {
     pub rules: Rulebook,
     /// Most deletions on a side.
     pub delete_limit: DeleteLimit,
+    /// Whether a person has said for this run that a root which is empty now is meant to be.
+    pub empty_is_meant: bool,
     /// Most files of a side whose content has changed at once.
     pub change_limit: ChangeLimit,
     /// Where state lives, and what is kept there.

@@ -6,7 +6,7 @@ mod judging;
 
 use std::path::Path;
 
-use psync_protocol::message::{Filter, Hello, Intent, Statement, StreamCodec, Verdict};
+use psync_protocol::message::{Filter, Flow, Hello, Intent, Statement, StreamCodec, Verdict};
 use psync_protocol::session::{
     Agreement, AwaitingHello, AwaitingStatement, PlanStep, Planned, StatementStep,
 };
@@ -120,10 +120,10 @@ fn serve(
     served
 }
 
-/// Whether a tree that is empty now is meant to be. The scan writes it down as deleted then, for every
-/// other peer to hear: only who could delete all of it may say so.
+/// Whether a tree that is empty now is meant to be, or is filled again by a mirror. The scan writes it
+/// down as deleted then, for every other peer to hear: only who could delete all of it may say so.
 fn accepts_empty(hello: &Hello, permit: &Permit) -> bool {
-    hello.accepts_empty && permit.allows_everything()
+    (hello.accepts_empty || hello.flow == Flow::ToResponder) && permit.allows_everything()
 }
 
 /// What the end that plans leaves alone, and then what this one does; nothing stands twice, so
@@ -294,7 +294,8 @@ impl Responder<'_> {
     fn guard_deletions(&mut self, agreement: &Agreement) -> Result<(), SyncError> {
         let limit = DeleteLimit::default().of(self.survey.live);
         let named = reconcile::deletions(agreement);
-        if self.hello.accepts_empty || named.len() as u64 <= limit {
+        let other_limit = self.hello.sets_limit || self.hello.flow == Flow::ToResponder;
+        if other_limit || named.len() as u64 <= limit {
             return Ok(());
         }
         let mut deletions = 0;
