@@ -302,6 +302,10 @@ fn a_root_s_file_that_came_over_the_line_runs_nothing_and_leads_nowhere() {
         ("[pair.x]\nlocal = '/etc'\nremote = 'evil:'", "may not name pairs"),
         ("log = '/etc/passwd'", "table of a pair"),
         ("mode = 'mirror-pull'", "a mirror overwrites"),
+        ("max-delete = '100%'", "may only be stricter"),
+        ("trash.enabled = false", "may only be stricter"),
+        ("store.enabled = false", "may only be stricter"),
+        ("rule = [{ pattern = '*', trash = false }]", "may only be stricter"),
     ] {
         let pair = Pair::new();
         write_file(pair.a.join(".psync.toml"), text);
@@ -315,18 +319,33 @@ fn a_root_s_file_that_came_over_the_line_runs_nothing_and_leads_nowhere() {
 }
 
 #[test]
+fn what_came_over_the_line_empties_neither_trash_nor_journal() {
+    let pair = Pair::agreed(&[("gone", "one"), ("f", "two")]);
+    fs::remove_file(pair.b.join("gone")).unwrap();
+    pair.sync_to(0);
+    let text = "[trash]\nretention = '0s'\n[history]\nretention = '0s'\n";
+    write_file(pair.b.join(".psync.toml"), text);
+    // The side that has it refuses to go on; nothing reaches the other one.
+    pair.sync_expecting(11, &[]).has("b/.psync.toml, line 4: history.retention: \"0d\"");
+    assert_eq!(trashed(&pair.a, "gone"), ["one"]);
+    assert!(!pair.a.join(".psync.toml").exists());
+}
+
+#[test]
 fn config_show_is_a_file_that_says_the_same() {
     let person = Person::new();
     let table = person.pair("p1");
     person.user(&format!(
         "mode = 'push'\nbwlimit = '1.5M'\n{table}timeout = '5min'\nexclude = ['*.o']\n\
-         [[pair.p1.rule]]\npattern = '*.iso'\nmax-size = '1G'\npolicy = 'hold'\n"
+         [[pair.p1.rule]]\npattern = '*.iso'\nmax-size = '1G'\npolicy = 'hold'\n\
+         [[pair.p1.rule]]\npattern = '*.txt'\npolicy = {{ modified-both = 'merge', type = 'hold' }}\n"
     ));
     let said = person.says(0, &["config", "show", "p1"]);
     said.has("mode = \"push\"").has("psync.toml, line 1").has("timeout = 300").has("line 5");
     said.has("store.budget = \"auto\"\n").has("# log is not set").has("# exclude: \"*.o\"");
+    said.has("[[rule]]\npattern = \"*.iso\"\nmax-size = \"1G\"\npolicy = \"hold\"\n\n");
     said.has(
-        "[[rule]]\npattern = \"*.iso\"\nmax-size = \"1G\"\npolicy = { modified-both = \"hold\"",
+        "[[rule]]\npattern = \"*.txt\"\npolicy.modified-both = \"merge\"\npolicy.type = \"hold\"\n",
     );
     // What it says about a pair stands in the pair's table.
     let of_pair = ["local", "remote"];

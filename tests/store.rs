@@ -39,9 +39,9 @@ fn database(root: &Path) -> PathBuf {
     root.join(".psync/store/store.db")
 }
 
-/// Settings for one root: a file that is not synced.
-fn configure(root: &Path, text: &str) {
-    write_file(root.join(".psync.toml"), format!("exclude = [\"/.psync.toml\"]\n{text}"));
+/// Settings of the person whose roots they are.
+fn configure(pair: &Pair, text: &str) {
+    write_file(pair.temp.join("home/.config/psync/psync.toml"), text);
 }
 
 /// Both roots, for what holds at either end.
@@ -206,9 +206,7 @@ fn where_the_disk_is_full_block_hashes_stay_and_the_next_run_fills_the_store() {
 #[test]
 fn a_small_budget_holds_what_fits_and_remembers_block_hashes_of_the_rest() {
     let pair = Pair::new();
-    for root in both(&pair) {
-        configure(root, "[store]\nbudget = \"400K\"\n");
-    }
+    configure(&pair, "[store]\nbudget = \"400K\"\n");
     for number in 0..10 {
         write_file(pair.a.join(format!("{number}")), noise(number, 60_000));
     }
@@ -223,9 +221,7 @@ fn a_small_budget_holds_what_fits_and_remembers_block_hashes_of_the_rest() {
         assert!(fs::metadata(database(root)).unwrap().len() <= 400 << 10);
     }
     // Once there is room the next run uses it.
-    for root in both(&pair) {
-        configure(root, "[store]\nbudget = \"10M\"\n");
-    }
+    configure(&pair, "[store]\nbudget = \"10M\"\n");
     pair.sync_expecting(0, &[]).has("nothing to do");
     assert_eq!(both(&pair).map(|root| held(&pair, root)), [11, 11]);
 }
@@ -233,9 +229,7 @@ fn a_small_budget_holds_what_fits_and_remembers_block_hashes_of_the_rest() {
 #[test]
 fn what_no_file_has_any_more_makes_room_for_what_is_new() {
     let pair = Pair::new();
-    for root in both(&pair) {
-        configure(root, "[store]\nbudget = \"500K\"\n");
-    }
+    configure(&pair, "[store]\nbudget = \"500K\"\n");
     for version in 0..12 {
         write_file(pair.a.join("edited"), noise(version, 60_000));
         write_file(pair.a.join("kept"), "kept from the beginning");
@@ -253,9 +247,7 @@ fn a_smaller_budget_is_kept_by_gc_and_block_hashes_stay() {
         write_file(pair.a.join(format!("{number}")), noise(number, 60_000));
     }
     pair.sync_to(0);
-    for root in both(&pair) {
-        configure(root, "[store]\nbudget = \"400K\"\n");
-    }
+    configure(&pair, "[store]\nbudget = \"400K\"\n");
     let collected = store(&pair, "gc", &pair.a, 0);
     let gone = number(&collected, "contents");
     assert!(gone > 0 && number(&collected, "bytes_on_disk") <= 400 << 10, "{collected}");
@@ -324,13 +316,12 @@ fn a_fill_that_was_killed_is_taken_up_by_the_next_run() {
 }
 
 #[test]
-fn a_store_can_be_switched_off_for_one_root() {
+fn a_store_can_be_switched_off() {
     let pair = Pair::new();
-    configure(&pair.a, "[store]\nenabled = false\n");
+    configure(&pair, "[store]\nenabled = false\n");
     write_file(pair.a.join("file"), noise(7, 9000));
     pair.sync_expecting(0, &[]);
-    assert!(!database(&pair.a).exists());
-    assert_eq!(held(&pair, &pair.b), 1);
+    assert!(both(&pair).iter().all(|root| !database(root).exists()));
     let mut command = psync(&pair.temp);
     command.args(["store", "stat"]).arg(&pair.a);
     Said::of(&mut command, 11).has("switched off");
@@ -341,7 +332,8 @@ fn settings_that_make_no_sense_stop_the_run_and_name_the_line() {
     let pair = Pair::agreed(&[("a", "one")]);
     write_file(pair.a.join("a"), "edited");
     for root in both(&pair) {
-        configure(root, "# mine\n[store]\nbugdet = \"1G\"\n");
+        let text = "exclude = [\"/.psync.toml\"]\n# mine\n[store]\nbugdet = \"1G\"\n";
+        write_file(root.join(".psync.toml"), text);
         let said = pair.sync_expecting(11, &[]);
         said.has(".psync.toml, line 4").has("bugdet").has("store.budget");
         assert_eq!(fs::read_to_string(pair.b.join("a")).unwrap(), "one");

@@ -122,6 +122,7 @@ pub fn request(keeping: Keeping) -> Request {
         rules: Default::default(),
         change_limit: Default::default(),
         delete_limit: DeleteLimit::Count(1_000_000),
+        empty_is_meant: false,
         keeping,
         location: "fuzz".into(),
         compression: Compression::Off,

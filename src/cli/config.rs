@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::command::{self, Subcommand};
 use super::exit::Exit;
+use super::output::wrapped;
 use super::run::print_out;
 use super::subject::{self, Failure};
 use crate::root::StateHome;
 use crate::settings::{
-    KEYS, Key, Layer, Machine, Origin, PROFILES, Profile, RULE_KEYS, RuleKey, SYSTEM_VARIABLE,
-    Settings, SettingsError, Sources,
+    Allowed, KEYS, Key, Layer, Machine, Origin, PROFILES, Profile, RULE_KEYS, RuleKey,
+    SYSTEM_VARIABLE, Settings, SettingsError, Sources,
 };
 use crate::sync::Keeping;
 
@@ -149,7 +150,7 @@ fn paths(matches: &ArgMatches) -> Result<Vec<Told>, Failure> {
 
 fn profile(profile: &Profile) -> Told {
     let Profile { name, about, patterns } = profile;
-    let lines = wrapped(&patterns.join("  "), 12);
+    let lines = wrapped(&patterns.join(" "), 12);
     Told {
         text: format!("{name:<12}{about}\n{lines}"),
         object: json!({"type": "profile", "profile": name, "about": about, "patterns": patterns}),
@@ -159,7 +160,13 @@ fn profile(profile: &Profile) -> Told {
 fn key(key: &Key) -> Told {
     let default = (key.default)().unwrap_or_else(|| "not set".into());
     let about = wrapped(key.about.trim(), 4);
-    let expected = wrapped(&format!("It is {}.", key.expected), 4);
+    let place = match key.allowed {
+        Allowed::Anywhere => "",
+        Allowed::NotInRoot => " Not in a root's file.",
+        Allowed::OnlyStricterInRoot => " In a root's file only stricter.",
+        Allowed::InPair => " Only in the table of a pair.",
+    };
+    let expected = wrapped(&format!("It is {}.{place}", key.expected), 4);
     Told {
         text: format!("{} = {default}\n{about}{expected}", key.name),
         object: json!({
@@ -177,26 +184,6 @@ fn rule_key(key: &RuleKey) -> Told {
             "type": "rule-key", "key": key.name, "about": key.about, "expected": key.expected,
         }),
     }
-}
-
-/// Words in lines of 80 columns at most, each after so many spaces.
-fn wrapped(text: &str, indent: usize) -> String {
-    let mut lines = String::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > 79 {
-            lines.push_str(&format!("{:indent$}{line}\n", ""));
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    if !line.is_empty() {
-        lines.push_str(&format!("{:indent$}{line}\n", ""));
-    }
-    lines
 }
 
 fn show(matches: &ArgMatches) -> Result<Vec<Told>, Failure> {
@@ -232,7 +219,7 @@ fn all_that_is_set(settings: &Settings, of_pair: bool) -> Vec<Told> {
         let entries = rule.shown();
         let lines = entries.iter().map(|(name, value)| format!("{name} = {value}\n"));
         let values: serde_json::Map<String, Value> =
-            entries.iter().map(|(name, value)| (name.to_string(), value.as_str().into())).collect();
+            entries.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         told.push(Told {
             text: format!(
                 "\n# {}\n[[rule]]\n{}",

@@ -12,14 +12,15 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use psync_protocol::path::printable;
 use psync_protocol::{ContentHash, RelPath};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::command::Subcommand;
 use super::exit::Exit;
 use super::json;
+use super::output::wrapped;
 use super::run::print_out;
 use super::subject::{self, Failure};
-use crate::report::{Facts, Kind, State};
+use crate::report::{Conflict, ConflictKind, Facts, Kind, State};
 use crate::sync::{Listed, Site, Which};
 
 /// The command.
@@ -101,20 +102,13 @@ fn count(open: usize, past: usize, which: Which) -> String {
 pub(super) fn paragraph(listed: &Listed) -> String {
     let conflict = &listed.conflict;
     let outcome = match &conflict.state {
-        State::Held { .. } if listed.is_open() => "waits",
-        State::Held { .. } => "was held",
-        State::Settled { .. } => &conflict.outcome,
+        State::Held { .. } if !listed.is_open() => "was held",
+        State::Held { .. } | State::Settled { .. } => &conflict.outcome,
     };
-    let mut text = format!(
-        "{}\n    {}; found {}\n    {outcome}\n    by: {}\n",
-        conflict.path,
-        conflict.kind.name(),
-        when(listed.at),
-        conflict.rule,
-    );
-    for (name, facts) in ["local", "remote"].into_iter().zip(&conflict.sides) {
-        text.push_str(&format!("    {name:<8}{}\n", side(facts.as_ref())));
-    }
+    let (path, kind, found) = (&conflict.path, conflict.kind.name(), when(listed.at));
+    let mut text = format!("{path}\n    {kind}; found {found}\n{}", wrapped(outcome, 4));
+    text.push_str(&wrapped(&format!("by: {}", conflict.rule), 4));
+    text.push_str(&sides(conflict));
     if let Some(chosen) = &listed.chosen
         && listed.is_open()
     {
@@ -126,16 +120,27 @@ pub(super) fn paragraph(listed: &Listed) -> String {
     text
 }
 
+/// What both sides had, a line for each. Of what both have moved nothing stands at the old path any
+/// more: where it went has been told.
+pub(super) fn sides(conflict: &Conflict) -> String {
+    if conflict.kind == ConflictKind::MovedBoth {
+        return String::new();
+    }
+    let named = ["local", "remote"].into_iter().zip(&conflict.sides);
+    named.map(|(name, facts)| format!("    {name:<8}{}\n", side(facts.as_ref()))).collect()
+}
+
 /// What a side had, in one line of at most 68 columns.
 pub(super) fn side(facts: Option<&Facts>) -> String {
     let Some(facts) = facts else { return "nothing".into() };
     let hash = facts.hash.map(|hash| hex(&hash)[..8].to_string()).unwrap_or_default();
     let size = match facts.kind {
         Kind::File => format!("{} bytes", HumanCount(facts.size)),
-        Kind::Directory => return "directory".into(),
+        Kind::Directory => return format!("directory, mode {:04o}", facts.mode),
         Kind::Symlink => "symlink".into(),
     };
-    format!("{size:>20}  {}  {hash}", when(facts.mtime.secs)).trim_end().to_string()
+    let (when, mode) = (when(facts.mtime.secs), facts.mode);
+    format!("{size:>20}  {when}  {mode:04o}  {hash}").trim_end().to_string()
 }
 
 /// A moment in the person's own time.
@@ -159,13 +164,26 @@ fn object(listed: &Listed) -> Value {
         State::Settled { clash } => ("resolved", clash.as_ref()),
     };
     let [local, remote] = conflict.sides.each_ref().map(|facts| facts.as_ref().map(facts_object));
-    json!({
-        "type": "conflict", "path": conflict.path.to_string(), "kind": conflict.kind.name(),
-        "state": state, "rule": conflict.rule, "outcome": conflict.outcome,
-        "clash": clash.map(RelPath::to_string), "found": json::time_of_seconds(listed.at),
-        "local": local, "remote": remote,
-        "chosen": listed.chosen, "resolved": listed.resolved,
-    })
+    let mut object = Map::new();
+    object.insert("type".into(), "conflict".into());
+    json::put_path(&mut object, "path", conflict.path.as_bytes());
+    object.insert("clash".into(), Value::Null);
+    if let Some(clash) = clash {
+        json::put_path(&mut object, "clash", clash.as_bytes());
+    }
+    let rest = [
+        ("kind", conflict.kind.name().into()),
+        ("state", state.into()),
+        ("rule", conflict.rule.as_str().into()),
+        ("outcome", conflict.outcome.as_str().into()),
+        ("found", json::time_of_seconds(listed.at)),
+        ("local", local.into()),
+        ("remote", remote.into()),
+        ("chosen", listed.chosen.clone().into()),
+        ("resolved", listed.resolved.clone().into()),
+    ];
+    object.extend(rest.map(|(key, value)| (key.to_string(), value)));
+    Value::Object(object)
 }
 
 fn facts_object(facts: &Facts) -> Value {

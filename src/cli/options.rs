@@ -40,6 +40,8 @@ pub(super) struct Options {
     pub(super) rate: Option<u64>,
     pub(super) timeout: Option<Duration>,
     pub(super) delete_limit: DeleteLimit,
+    /// A root that is empty now is meant to be.
+    pub(super) empty_is_meant: bool,
     pub(super) change_limit: ChangeLimit,
     pub(super) mode: RunMode,
     /// Policies for conflicts, and rules for paths.
@@ -136,6 +138,7 @@ impl Options {
             rate: values.bwlimit().0,
             timeout: values.timeout().0,
             delete_limit: values.max_delete(),
+            empty_is_meant: values.delete_limit_is_typed(),
             change_limit: values.max_change(),
             mode: values.mode(),
             rules: here.rulebook(),

@@ -74,6 +74,38 @@ pub(super) fn tame(text: &str) -> Cow<'_, str> {
     text.chars().map(escaped).collect::<String>().into()
 }
 
+/// Words in lines of 80 columns at most, each after so many spaces. What has spaces in it, as names may,
+/// keeps them.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines = String::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > 79 {
+            lines.push_str(&format!("{:indent$}{line}\n", ""));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() {
+        lines.push_str(&format!("{:indent$}{line}\n", ""));
+    }
+    lines
+}
+
+/// A line, and what follows in it if that fits 80 columns; else that stands below, after so many
+/// spaces.
+pub(super) fn line_and(line: &str, joint: &str, rest: &str, indent: usize) -> String {
+    let long = line.chars().count() + joint.chars().count() + rest.chars().count() > 80;
+    match (rest.is_empty(), long) {
+        (true, _) => format!("{line}\n"),
+        (false, false) => format!("{line}{joint}{rest}\n"),
+        (false, true) => format!("{line}\n{}", wrapped(rest, indent)),
+    }
+}
+
 /// Opens a log to write at its end; one that has become long is set aside first. Only its owner
 /// may read it: it names files.
 pub(super) fn open_log(path: &Path) -> io::Result<File> {

@@ -27,7 +27,6 @@ use crate::apply::RunNames;
 use crate::daemon::request_sync;
 use crate::journal::Reach;
 use crate::manifest::Permit;
-use crate::reconcile::DeleteLimit;
 use crate::report::{Phase, Report, Silent};
 use crate::root::{Place, StateHome};
 use crate::settings::{Layer, RunMode};
@@ -255,10 +254,10 @@ impl Ground<'_> {
             Endpoint::Local(other) => other.exists(),
             _ => true,
         };
-        // Whoever gives a limit for deletions, or mirrors the other side here, wants it filled.
+        // Whoever types a limit for deletions means this root as it is.
         let flow = options.mode.flow();
-        if options.delete_limit == DeleteLimit::Half && flow != Flow::ToInitiator {
-            Site::guard_vanished(path, &options.keeping)?;
+        if !options.empty_is_meant {
+            Site::guard(path, &options.keeping, flow == Flow::ToInitiator)?;
         }
         let is_source = flow == Flow::ToResponder;
         // A side that is missing is made, so that a first copy needs no mkdir; but not both, and
@@ -287,6 +286,7 @@ fn request(options: &Options, location: String, compression: Compression) -> Req
         change_limit: options.change_limit,
         rules: options.rules.clone(),
         delete_limit: options.delete_limit,
+        empty_is_meant: options.empty_is_meant,
         keeping: Keeping { reach: reach_of_other(options), ..options.keeping.clone() },
         location,
         compression,

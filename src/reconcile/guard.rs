@@ -59,7 +59,8 @@ pub enum ChangeLimit {
 }
 
 impl ChangeLimit {
-    fn of(self, files: u64) -> u64 {
+    /// How many files may have changed of this many.
+    pub fn of(self, files: u64) -> u64 {
         let percent = |percent| (u128::from(files) * u128::from(percent) / 100) as u64;
         match self {
             ChangeLimit::NineTenths => percent(90).max(100),

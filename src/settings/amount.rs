@@ -20,6 +20,10 @@ impl Setting for Bytes {
         scaled(number, shift).map(Bytes)
     }
 
+    fn is_as_strict_as(&self, other: &Bytes) -> bool {
+        self.0 >= other.0
+    }
+
     fn written(&self) -> Option<String> {
         Some(toml_string(&amount(self.0)))
     }
@@ -161,6 +165,11 @@ impl Setting for Budget {
         }
     }
 
+    /// Which of two is more depends on the tree.
+    fn is_as_strict_as(&self, other: &Budget) -> bool {
+        self == other
+    }
+
     fn written(&self) -> Option<String> {
         Some(match self {
             Budget::Default => "\"auto\"".into(),
@@ -186,6 +195,16 @@ impl Setting for DeleteLimit {
         string_or_number(value)
     }
 
+    /// The share of a tree says nothing of the number, and the other way round; of `auto` it is
+    /// known what it allows at least.
+    fn is_as_strict_as(&self, other: &DeleteLimit) -> bool {
+        match (self, other) {
+            (DeleteLimit::Count(count), DeleteLimit::Half) => *count <= DeleteLimit::Half.of(0),
+            (DeleteLimit::Percent(percent), DeleteLimit::Half) => *percent <= 50,
+            (one, other) => one == other,
+        }
+    }
+
     fn written(&self) -> Option<String> {
         Some(match self {
             DeleteLimit::Half => "\"auto\"".into(),
@@ -209,6 +228,17 @@ impl Setting for ChangeLimit {
 
     fn from_toml(value: &DeValue<'_>) -> Option<ChangeLimit> {
         string_or_number(value)
+    }
+
+    /// As with deletions.
+    fn is_as_strict_as(&self, other: &ChangeLimit) -> bool {
+        match (self, other) {
+            (ChangeLimit::Count(count), ChangeLimit::NineTenths) => {
+                *count <= ChangeLimit::NineTenths.of(0)
+            }
+            (ChangeLimit::Percent(percent), ChangeLimit::NineTenths) => *percent <= 90,
+            (one, other) => one == other,
+        }
     }
 
     fn written(&self) -> Option<String> {
@@ -301,6 +331,10 @@ impl Setting for Age {
         }
     }
 
+    fn is_as_strict_as(&self, other: &Age) -> bool {
+        self.0.unwrap_or(Duration::MAX) >= other.0.unwrap_or(Duration::MAX)
+    }
+
     fn written(&self) -> Option<String> {
         let Some(kept) = self.0.map(|kept| kept.as_secs()) else {
             return Some("\"forever\"".into());
@@ -353,6 +387,10 @@ impl Setting for KeepVersions {
 
     fn from_toml(value: &DeValue<'_>) -> Option<KeepVersions> {
         string_or_number(value)
+    }
+
+    fn is_as_strict_as(&self, other: &KeepVersions) -> bool {
+        self.0.unwrap_or(u32::MAX) >= other.0.unwrap_or(u32::MAX)
     }
 
     fn written(&self) -> Option<String> {

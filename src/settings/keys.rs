@@ -4,7 +4,7 @@ use super::amount::{
     Age, Budget, Bytes, CompressLevel, KeepVersions, Memory, Patience, Quota, Rate,
 };
 use super::nearest;
-use super::origin::{Origin, Set, SettingsError};
+use super::origin::{Level, Origin, Set, SettingsError};
 use super::value::{Setting, Words, Written};
 use super::words::{LocalPath, PolicyWord, ReplicaName, RunMode, Side, conflict_kind};
 use crate::reconcile::{ChangeLimit, DeleteLimit};
@@ -19,6 +19,9 @@ pub enum Allowed {
     /// Not in the file of a root, which may have come over the line: it names programs, or says
     /// something about this machine.
     NotInRoot,
+    /// Everywhere; but in the file of a root only where it makes psync at least as careful as it is
+    /// anyway: it is a guard, or says how much of what is deleted and replaced is kept.
+    OnlyStricterInRoot,
     /// Only in the table of a pair.
     InPair,
 }
@@ -106,7 +109,13 @@ macro_rules! keys {
             /// Sets a key; false where there is none of this name, or it is a list.
             pub(super) fn set(&mut self, name: &str, written: Written<'_>, origin: &Origin) -> Result<bool, SettingsError> {
                 match name {
-                    $($name => self.$field = Some(read(name, written, origin)?),)*
+                    $($name => {
+                        let value = understand(name, written, origin)?;
+                        if Allowed::$allowed == Allowed::OnlyStricterInRoot {
+                            check_strict(name, &value, &$default, origin)?;
+                        }
+                        self.$field = Some(Set { value, origin: origin.clone() });
+                    })*
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -140,11 +149,11 @@ keys! {
         mode "mode": RunMode = RunMode::TwoWay, Anywhere;
         /// Stop before the first change if more would be deleted on a side: a number of entries,
         /// or a percentage of them. auto is half of them, and never fewer than 100.
-        max_delete "max-delete": DeleteLimit = DeleteLimit::Half, Anywhere;
+        max_delete "max-delete": DeleteLimit = DeleteLimit::Half, OnlyStricterInRoot;
         /// Stop before the first change if more files of a side have another content at once: a
         /// number of files, or a percentage of them. auto is nine tenths of them, and never fewer
         /// than 100.
-        max_change "max-change": ChangeLimit = ChangeLimit::NineTenths, Anywhere;
+        max_change "max-change": ChangeLimit = ChangeLimit::NineTenths, OnlyStricterInRoot;
         /// Send at most so many KiB a second (or with a suffix K, M, G, or B for bytes). 0 is no
         /// limit.
         bwlimit "bwlimit": Rate = Rate(None), Anywhere;
@@ -174,25 +183,25 @@ keys! {
         /// About a file that one side deleted and the other changed.
         delete_modify "policy.delete-modify": PolicyWord = PolicyWord::default(), Anywhere;
         /// Whether what is deleted or replaced goes to the trash.
-        trash_enabled "trash.enabled": bool = true, Anywhere;
+        trash_enabled "trash.enabled": bool = true, OnlyStricterInRoot;
         /// Larger files are deleted directly; the report names them.
-        trash_max_size "trash.max-size": Bytes = Bytes(20 << 20), Anywhere;
+        trash_max_size "trash.max-size": Bytes = Bytes(20 << 20), OnlyStricterInRoot;
         /// How long what is in the trash is kept.
-        trash_retention "trash.retention": Age = Age::days(30), Anywhere;
+        trash_retention "trash.retention": Age = Age::days(30), OnlyStricterInRoot;
         /// How much the trash may take: an amount, or a share of the tree. auto is 1 GiB or a
         /// tenth of the tree, whichever is more.
-        trash_budget "trash.budget": Budget = Budget::Default, Anywhere;
+        trash_budget "trash.budget": Budget = Budget::Default, OnlyStricterInRoot;
         /// How many old versions of a file stay in the trash, within its budget.
-        keep_versions "history.keep-versions": KeepVersions = KeepVersions(None), Anywhere;
+        keep_versions "history.keep-versions": KeepVersions = KeepVersions(None), OnlyStricterInRoot;
         /// How long the journal remembers a run, which can then be told of and undone.
-        history_retention "history.retention": Age = Age::days(365), Anywhere;
+        history_retention "history.retention": Age = Age::days(365), OnlyStricterInRoot;
         /// Whether old contents are remembered, so that a later edit crosses the line as a patch.
-        store_enabled "store.enabled": bool = true, Anywhere;
+        store_enabled "store.enabled": bool = true, OnlyStricterInRoot;
         /// How much the store may take: an amount, or a share of the tree. auto is 1 GiB or a
         /// tenth of the tree, whichever is more.
-        store_budget "store.budget": Budget = Budget::Default, Anywhere;
+        store_budget "store.budget": Budget = Budget::Default, OnlyStricterInRoot;
         /// Of larger files only hashes are remembered.
-        store_largest_file "store.largest-file": Bytes = Bytes(crate::store::Rules::LARGEST_FILE), Anywhere;
+        store_largest_file "store.largest-file": Bytes = Bytes(crate::store::Rules::LARGEST_FILE), OnlyStricterInRoot;
         /// How much stays free on the file system of a root: a file that would take of it does not
         /// come, and is tried again by the next run. auto is a twentieth of the file system or 1 GiB,
         /// whichever is less.
@@ -225,14 +234,21 @@ keys! {
     }
 }
 
-/// Understands the value of a key.
-fn read<T: Setting>(
+/// Refuses what makes psync less careful than it is anyway, where a root's file says it.
+pub(super) fn check_strict<T: Setting>(
     name: &str,
-    written: Written<'_>,
+    value: &T,
+    usual: &T,
     origin: &Origin,
-) -> Result<Set<T>, SettingsError> {
-    let value = understand(name, written, origin)?;
-    Ok(Set { value, origin: origin.clone() })
+) -> Result<(), SettingsError> {
+    if !matches!(origin, Origin::File { level: Level::Root, .. }) || value.is_as_strict_as(usual) {
+        return Ok(());
+    }
+    let [value, usual] = [value, usual].map(|value| value.written().unwrap_or_default());
+    let text = format!(
+        "{value} is less careful than {usual}, the default, or may be; a root's file may only be stricter, as it may have come over the line. It belongs in the user's psync.toml"
+    );
+    Err(SettingsError::of_key(origin, name, &text))
 }
 
 /// Understands a value, or says what was expected.
@@ -294,6 +310,13 @@ impl Values {
     /// How strong the place is where the mode of the whole run was set.
     pub(super) fn mode_strength(&self) -> u8 {
         self.mode.as_ref().map_or(Origin::Default.strength(), |set| set.origin.strength())
+    }
+
+    /// Whether a limit for deletions was typed for this run. What a file or the environment says once
+    /// for all is no word about a root that is empty today.
+    pub fn delete_limit_is_typed(&self) -> bool {
+        let typed = |set: &Set<DeleteLimit>| matches!(set.origin, Origin::CommandLine(_));
+        self.max_delete.as_ref().is_some_and(|set| typed(set) && set.value != DeleteLimit::Half)
     }
 
     /// Whether the store was switched off on the command line, which is for both sides.

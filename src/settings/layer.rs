@@ -41,7 +41,7 @@ pub(super) enum Speaker {
 impl Speaker {
     fn may_set(self, allowed: Allowed) -> bool {
         match allowed {
-            Allowed::Anywhere => true,
+            Allowed::Anywhere | Allowed::OnlyStricterInRoot => true,
             Allowed::NotInRoot => self != Speaker::Root,
             Allowed::InPair => self == Speaker::Pair,
         }
@@ -113,7 +113,7 @@ impl Layer {
         if !speaker.may_set(key.allowed) {
             let why = match key.allowed {
                 Allowed::InPair => "may only stand in the table of a pair, [pair.NAME]",
-                Allowed::Anywhere | Allowed::NotInRoot => {
+                Allowed::Anywhere | Allowed::OnlyStricterInRoot | Allowed::NotInRoot => {
                     "may not stand in a root's file, which may have come over the line; it belongs in the user's psync.toml"
                 }
             };

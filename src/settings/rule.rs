@@ -2,8 +2,8 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::amount::Bytes;
-use super::keys::{self, understand};
+use super::amount::{Bytes, KeepVersions};
+use super::keys::{self, check_strict, understand};
 use super::layer::check_pattern;
 use super::origin::{Origin, SettingsError};
 use super::value::{Setting, Written, toml_string};
@@ -25,7 +25,7 @@ pub struct PathRule {
     pub(super) priority: Option<i32>,
     pub(super) policies: Vec<(ConflictKind, PolicyWord)>,
     pub(super) trash: Option<bool>,
-    pub(super) keep_versions: Option<u32>,
+    pub(super) keep_versions: Option<KeepVersions>,
     /// How two changes are merged.
     pub merge: Option<MergeKind>,
 }
@@ -54,7 +54,7 @@ pub const RULE_KEYS: &[RuleKey] = &[
     key("priority", i32::EXPECTED, "Contents of a higher priority go first; 0 is usual."),
     key("policy", PolicyWord::EXPECTED, "For conflicts of every kind; or a table by kind."),
     key("trash", bool::EXPECTED, "Whether what is deleted or replaced goes to the trash."),
-    key("keep-versions", u32::EXPECTED, "How many old versions are kept."),
+    key("keep-versions", KeepVersions::EXPECTED, "How many old versions are kept."),
     key(
         "merge",
         MergeKind::EXPECTED,
@@ -116,8 +116,16 @@ impl PathRule {
             "warn-size" => self.warn_size = Some(understand(name, written, origin)?),
             "priority" => self.priority = Some(understand(name, written, origin)?),
             "policy" => self.policies = policies(value, origin, origin_of)?,
-            "trash" => self.trash = Some(understand(name, written, origin)?),
-            "keep-versions" => self.keep_versions = Some(understand(name, written, origin)?),
+            "trash" => {
+                let trash = understand(name, written, origin)?;
+                check_strict(name, &trash, &true, origin)?;
+                self.trash = Some(trash);
+            }
+            "keep-versions" => {
+                let kept = understand(name, written, origin)?;
+                check_strict(name, &kept, &KeepVersions(None), origin)?;
+                self.keep_versions = Some(kept);
+            }
             "merge" => self.merge = Some(understand(name, written, origin)?),
             _ => {
                 let known: Vec<&'static str> = RULE_KEYS.iter().map(|key| key.name).collect();
@@ -143,7 +151,7 @@ impl PathRule {
                 .map(|(kind, word)| (*kind, word.policy.clone()))
                 .collect(),
             trash: self.trash,
-            keep_versions: self.keep_versions,
+            keep_versions: self.versions_kept(),
             merge_by_key: self.merge.map(|kind| kind == MergeKind::Structured),
         }
     }
@@ -155,32 +163,51 @@ impl PathRule {
 
     /// What decides about the trash and old versions. The pattern has been found to be one.
     pub(super) fn to_keeping(&self) -> Option<journal::PathRule> {
-        journal::PathRule::new(&self.pattern, self.trash, self.keep_versions).ok()
+        journal::PathRule::new(&self.pattern, self.trash, self.versions_kept()).ok()
     }
 
-    /// Its keys and values as a file would say them, in the order of [`RULE_KEYS`].
-    pub fn shown(&self) -> Vec<(&'static str, String)> {
+    /// How many old versions it lets stay; of all of them there are never as many as that.
+    fn versions_kept(&self) -> Option<u32> {
+        self.keep_versions.map(|kept| kept.0.unwrap_or(u32::MAX))
+    }
+
+    /// Its keys and values as a file would say them, in the order of [`RULE_KEYS`]. Policies that are
+    /// not the same for all kinds have a key each.
+    pub fn shown(&self) -> Vec<(String, String)> {
         fn written<T: Setting>(value: &Option<T>) -> Option<String> {
             value.as_ref().and_then(Setting::written)
         }
-        let policies: Vec<String> = self
-            .policies
-            .iter()
-            .filter_map(|(kind, word)| Some(format!("{} = {}", kind.name(), word.written()?)))
-            .collect();
-        let policy = (!policies.is_empty()).then(|| format!("{{ {} }}", policies.join(", ")));
-        let all = [
+        let before = [
             ("pattern", Some(toml_string(&self.pattern))),
             ("mode", written(&self.mode)),
             ("max-size", written(&self.max_size)),
             ("warn-size", written(&self.warn_size)),
             ("priority", written(&self.priority)),
-            ("policy", policy),
+        ];
+        let after = [
             ("trash", written(&self.trash)),
             ("keep-versions", written(&self.keep_versions)),
             ("merge", written(&self.merge)),
         ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let named = |(name, value): (&str, Option<String>)| Some((name.to_string(), value?));
+        let before = before.into_iter().filter_map(named);
+        before.chain(self.policies_shown()).chain(after.into_iter().filter_map(named)).collect()
+    }
+
+    fn policies_shown(&self) -> Vec<(String, String)> {
+        let all = self.policies.iter();
+        let all: Vec<(String, String)> = all
+            .filter_map(|(kind, word)| Some((format!("policy.{}", kind.name()), word.written()?)))
+            .collect();
+        match all.first() {
+            Some((_, first))
+                if all.len() == ConflictKind::ALL.len()
+                    && all.iter().all(|(_, word)| word == first) =>
+            {
+                vec![("policy".to_string(), first.clone())]
+            }
+            _ => all,
+        }
     }
 }
 

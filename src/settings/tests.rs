@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::file::{self, parse};
 use super::*;
+use crate::journal::Trashed;
 use crate::reconcile::{DeleteLimit, Mode};
+use psync_protocol::RelPath;
 
 fn at(text: &str, level: Level) -> Result<file::Settled, String> {
     parse(text, Path::new("psync.toml"), level).map_err(|error| error.to_string())
@@ -132,6 +134,28 @@ fn what_the_trash_keeps_is_as_documented_and_as_set() {
 }
 
 #[test]
+fn a_rule_keeps_all_versions_where_the_history_keeps_few() {
+    let set = settings(
+        "[history]\nkeep-versions = 1\n[[rule]]\npattern = '*.txt'\nkeep-versions = 'all'\n",
+    );
+    assert_eq!(
+        set.rules_shown()[0].shown()[1],
+        ("keep-versions".to_string(), "\"all\"".to_string())
+    );
+    let path = |name: &str| RelPath::new(name.as_bytes()).unwrap();
+    let trashed = |name: &str, since| Trashed {
+        place: name.as_bytes().into(),
+        path: Some(path(name)),
+        size: 1,
+        since,
+        hash: None,
+        elsewhere: false,
+    };
+    let items = ["a.txt", "b.bin"].map(|name| [1, 2].map(|since| trashed(name, since))).concat();
+    assert_eq!(set.retention().surplus(&items, 0, 3), [2], "the older b.bin");
+}
+
+#[test]
 fn a_budget_in_percent_follows_the_tree() {
     let rules = |budget| StoreConfig { budget, ..StoreConfig::default() }.rules(80 << 30);
     assert_eq!(rules(Budget::Percent(10)).budget, 8 << 30);
@@ -201,6 +225,44 @@ fn a_root_s_file_may_name_no_programs_pairs_or_names() {
     assert!(at("mode = 'mirror-pull'", Level::Root).is_err());
     assert!(at("mode = 'pull'", Level::Root).is_ok());
     assert!(at("max-delete = 5\nexclude = ['*.o']", Level::Root).is_ok());
+}
+
+#[test]
+fn a_root_s_file_may_only_be_stricter_about_what_is_deleted_and_kept() {
+    let weaker = [
+        ("max-delete = '100%'", "max-delete: \"100%\" is less careful than \"auto\""),
+        ("max-delete = 101", "max-delete"),
+        ("max-change = '91%'", "max-change"),
+        ("max-change = 101", "max-change"),
+        ("trash.enabled = false", "trash.enabled: false is less careful than true"),
+        ("trash.max-size = '19M'", "trash.max-size"),
+        ("trash.retention = '29d'", "trash.retention"),
+        ("trash.budget = '0'", "trash.budget"),
+        ("trash.budget = '100G'", "trash.budget"),
+        ("history.keep-versions = 99", "history.keep-versions: 99 is less careful than \"all\""),
+        ("history.retention = '0s'", "history.retention"),
+        ("store.enabled = false", "store.enabled"),
+        ("store.budget = '1%'", "store.budget"),
+        ("store.largest-file = '1M'", "store.largest-file"),
+        ("rule = [{ pattern = '*', trash = false }]", "trash: false"),
+        ("rule = [{ pattern = '*', keep-versions = 3 }]", "keep-versions: 3"),
+    ];
+    for (text, named) in weaker {
+        let told = at(text, Level::Root).err().unwrap_or_else(|| panic!("is taken: {text}"));
+        assert!(told.contains(named) && told.contains("line 1"), "{told}");
+        assert!(told.contains("come over the line"), "{told}");
+        assert!(at(text, Level::User).is_ok(), "{text}");
+    }
+    for key in KEYS.iter().filter(|key| key.allowed == Allowed::OnlyStricterInRoot) {
+        let tried = weaker.iter().any(|(text, _)| text.starts_with(&format!("{} =", key.name)));
+        assert!(tried, "{}", key.name);
+        let default = format!("{} = {}", key.name, (key.default)().unwrap());
+        assert!(at(&default, Level::Root).is_ok(), "{default}");
+    }
+    let stricter = "max-delete = '50%'\nmax-change = 100\ntrash.retention = 'forever'\n\
+         trash.max-size = '1G'\nhistory.retention = '2y'\nstore.largest-file = '1G'\n\
+         [[rule]]\npattern = '*'\ntrash = true\nkeep-versions = 'all'\n";
+    assert!(at(stricter, Level::Root).is_ok());
 }
 
 #[test]
@@ -337,7 +399,9 @@ fn rules_say_what_they_are_asked_for() {
     assert!(policies.iter().all(|policy| rule.policies.contains(policy)));
     assert_eq!(rule.merge_by_key, Some(true));
     let shown = settings.rules_shown()[0].shown();
-    assert_eq!(shown.len(), RULE_KEYS.len());
+    let keys: std::collections::BTreeSet<&str> =
+        shown.iter().filter_map(|(name, _)| name.split('.').next()).collect();
+    assert_eq!(keys.len(), RULE_KEYS.len());
     let again: String = shown.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
     let again = at(&format!("[[rule]]\n{again}"), Level::User).unwrap();
     assert_eq!(again.layer.rules[0].shown(), shown);
@@ -395,6 +459,13 @@ fn every_key_is_in_the_manual_with_its_default() {
                 assert!(text.contains(&format!(".Ql {default}")), "{}: {default}", key.name)
             }
             None => assert!(!text.contains("Default"), "{}", key.name),
+        }
+        let in_root = [
+            (Allowed::OnlyStricterInRoot, "In a root's file only stricter."),
+            (Allowed::NotInRoot, "Not in a root's file."),
+        ];
+        for (allowed, words) in in_root {
+            assert_eq!(text.contains(words), key.allowed == allowed, "{}: {words}", key.name);
         }
     }
     for key in RULE_KEYS {

@@ -56,6 +56,12 @@ pub(crate) trait Setting: Sized {
         }
     }
 
+    /// Whether it stops a run as soon, or keeps as much, as another value: of what is no guard and
+    /// keeps nothing, always.
+    fn is_as_strict_as(&self, _other: &Self) -> bool {
+        true
+    }
+
     /// As a file would say it; none for what is not set.
     fn written(&self) -> Option<String>;
 }
@@ -103,20 +109,9 @@ impl Setting for bool {
         }
     }
 
-    fn written(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl Setting for u32 {
-    const EXPECTED: &'static str = "a number";
-
-    fn from_text(text: &str) -> Option<u32> {
-        text.parse().ok()
-    }
-
-    fn from_toml(value: &DeValue<'_>) -> Option<u32> {
-        value.as_integer().and_then(|_| string_or_number(value))
+    /// What is kept is switched on.
+    fn is_as_strict_as(&self, other: &bool) -> bool {
+        self >= other
     }
 
     fn written(&self) -> Option<String> {

@@ -69,6 +69,7 @@ fn run(near: &Path, far: &Path, flow: Flow, hash_len: Option<u8>, now: i64) -> u
         change_limit: Default::default(),
         rules: Default::default(),
         delete_limit: DeleteLimit::Half,
+        empty_is_meant: false,
         keeping: keeping.clone(),
         location: far.display().to_string(),
         compression: Compression::Off,

@@ -88,6 +88,7 @@ impl Mask {
             flow: Flow::TwoWay,
             intent: Intent::CarryOut,
             accepts_empty: false,
+            sets_limit: false,
             filters: Vec::new(),
             places: Vec::new(),
         }

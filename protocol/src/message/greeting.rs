@@ -125,8 +125,11 @@ pub struct Hello {
     pub flow: Flow,
     /// What will become of the plan.
     pub intent: Intent,
-    /// A person said that a tree which is empty now is meant to be: the responder need not stop.
+    /// A person said for this run that a tree which is empty now is meant to be: the responder need
+    /// not stop.
     pub accepts_empty: bool,
+    /// A person has set how much may be deleted: the responder's own limit does not hold.
+    pub sets_limit: bool,
     /// Filters given on the command line.
     pub filters: Vec<Filter>,
     /// Keyed digests of the root directory and of each directory above it, the root first: how
@@ -149,7 +152,8 @@ impl Hello {
         };
         let flags = self.intent.bits()
             | u8::from(self.expected.is_some()) << 3
-            | u8::from(self.accepts_empty) << 4;
+            | u8::from(self.accepts_empty) << 4
+            | u8::from(self.sets_limit) << 6;
         out.push(flow | flags);
         if let Some(Expected { replica, heads }) = self.expected {
             out.put_raw(&replica);
@@ -205,6 +209,7 @@ impl Hello {
             flow,
             intent: Intent::of_bits(bits),
             accepts_empty: bits & 16 != 0,
+            sets_limit: bits & 64 != 0,
             filters: (0..r.count("a count of filters", FILTERS_MAX)?)
                 .map(|_| Filter::decode(r))
                 .collect::<Result<_, _>>()?,
@@ -229,6 +234,7 @@ impl Hello {
             flow: Flow::TwoWay,
             intent: Intent::Show,
             accepts_empty: false,
+            sets_limit: false,
             filters: Vec::new(),
             places: Vec::new(),
         }

@@ -91,6 +91,7 @@ pub(crate) fn hello() -> Hello {
         flow: Flow::TwoWay,
         intent: Intent::CarryOut,
         accepts_empty: false,
+        sets_limit: false,
         filters: vec![Filter { include: false, pattern: "*.o".into() }],
         places: vec![0x0102_0304],
     }

@@ -189,7 +189,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         any::<u64>(),
         codec(),
         who,
-        (flow, intent, any::<bool>(), vec(filter, 0..4), vec(any::<u32>(), 0..9)),
+        (flow, intent, any::<[bool; 2]>(), vec(filter, 0..4), vec(any::<u32>(), 0..9)),
     )
         .prop_map(
             |(
@@ -197,7 +197,7 @@ fn hello() -> impl Strategy<Value = Hello> {
                 features,
                 codec,
                 who,
-                (flow, intent, accepts_empty, filters, places),
+                (flow, intent, [accepts_empty, sets_limit], filters, places),
             )| {
                 let (replica, index, expected, processed, nonce) = who;
                 Hello {
@@ -213,6 +213,7 @@ fn hello() -> impl Strategy<Value = Hello> {
                     flow,
                     intent,
                     accepts_empty,
+                    sets_limit,
                     filters,
                     places,
                 }

@@ -52,6 +52,7 @@ pub fn initiate(
     line.hold_to(request.keeping.bounds);
     let result = Counsel::new(request.rules.clone()).map_err(SyncError::Rule).and_then(|counsel| {
         let (line, met) = (&mut line, &mut met);
+        site.mark_again();
         let expected = site.index.peer_at(&request.location)?;
         let features = features_of(site.folding);
         let key = site.key.clone();
@@ -247,16 +248,17 @@ impl Initiator<'_> {
             nonce,
             flow: self.request.flow,
             intent: self.request.intent,
-            accepts_empty: self.accepts_empty(Flow::ToResponder),
+            accepts_empty: self.request.empty_is_meant,
+            sets_limit: self.request.delete_limit != DeleteLimit::Half,
             filters: self.request.filters.clone(),
             places,
         }
     }
 
-    /// Whether a tree that is empty now, and was not, is meant to be: whoever gives a limit for
+    /// Whether a tree that is empty now, and was not, is meant to be: whoever types a limit for
     /// deletions says so; and what is mirrored onto a tree fills it again.
     fn accepts_empty(&self, filled_by: Flow) -> bool {
-        self.request.delete_limit != DeleteLimit::Half || self.request.flow == filled_by
+        self.request.empty_is_meant || self.request.flow == filled_by
     }
 
     /// Finds out what has changed here. The index hears of it when it has been stated; that its

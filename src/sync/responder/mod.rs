@@ -6,7 +6,7 @@ mod judging;
 
 use std::path::Path;
 
-use psync_protocol::message::{Filter, Hello, Intent, Statement, StreamCodec, Verdict};
+use psync_protocol::message::{Filter, Flow, Hello, Intent, Statement, StreamCodec, Verdict};
 use psync_protocol::session::{
     Agreement, AwaitingHello, AwaitingStatement, PlanStep, Planned, StatementStep,
 };
@@ -105,8 +105,8 @@ fn serve(
     let filters = [offer.filters, &filters(&hello.filters, keeping)].concat();
     let rules = Rules::new(&filters).map_err(SyncError::Filter)?.within(permit);
     refuse_overlap(path, &hello)?;
-    if !accepts_empty(&hello, permit) {
-        Site::guard_vanished(path, keeping)?;
+    if !(hello.accepts_empty && permit.allows_everything()) {
+        Site::guard(path, keeping, accepts_empty(&hello, permit))?;
     }
     let made = !must_exist && Site::create_root(path)?;
     let is_real = hello.intent == Intent::CarryOut;
@@ -120,10 +120,10 @@ fn serve(
     served
 }
 
-/// Whether a tree that is empty now is meant to be. The scan writes it down as deleted then, for every
-/// other peer to hear: only who could delete all of it may say so.
+/// Whether a tree that is empty now is meant to be, or is filled again by a mirror. The scan writes it
+/// down as deleted then, for every other peer to hear: only who could delete all of it may say so.
 fn accepts_empty(hello: &Hello, permit: &Permit) -> bool {
-    hello.accepts_empty && permit.allows_everything()
+    (hello.accepts_empty || hello.flow == Flow::ToResponder) && permit.allows_everything()
 }
 
 /// What the end that plans leaves alone, and then what this one does; nothing stands twice, so
@@ -143,6 +143,7 @@ fn serve_root(
 ) -> Result<Site, SyncError> {
     let Offer { path, compression, permit, .. } = offer;
     let mut site = Site::open(path, keeping)?;
+    site.mark_again();
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
@@ -255,7 +256,11 @@ impl Responder<'_> {
                     // The initiator has nothing to do, or only wanted to see.
                     let peer = self.hello.replica;
                     let (seals, now) = (&self.seals, self.names.now);
-                    return Ok(record::touch(&mut self.site.index, seals, peer, now)?);
+                    record::touch(&mut self.site.index, seals, peer, now)?;
+                    if self.hello.intent == Intent::CarryOut {
+                        self.site.mark();
+                    }
+                    return Ok(());
                 }
                 return Err(ProtocolError::Ended("in the middle of the plan").into());
             };
@@ -294,7 +299,8 @@ impl Responder<'_> {
     fn guard_deletions(&mut self, agreement: &Agreement) -> Result<(), SyncError> {
         let limit = DeleteLimit::default().of(self.survey.live);
         let named = reconcile::deletions(agreement);
-        if self.hello.accepts_empty || named.len() as u64 <= limit {
+        let other_limit = self.hello.sets_limit || self.hello.flow == Flow::ToResponder;
+        if other_limit || named.len() as u64 <= limit {
             return Ok(());
         }
         let mut deletions = 0;
