@@ -132,6 +132,11 @@ impl Daemon {
         Ok(local)
     }
 
+    /// What it serves by now.
+    pub fn policy(&self) -> Policy {
+        Policy::clone(&locked(&self.0.policy))
+    }
+
     /// Serves by another policy from now on. Sessions to which it grants less end at their next safe
     /// point.
     pub fn reload(&self, policy: Policy) {
