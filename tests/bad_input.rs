@@ -19,8 +19,8 @@ use common::pair::{Pair, Said, clash_names, names, noise, trashed};
 use common::tree::{assert_same_trees, files_below, snapshot};
 use common::wire::Wire;
 use common::{
-    PSYNC, describe, psync, psync_over, read_text, require_program, run, run_ok, set_mode,
-    write_file,
+    PSYNC, describe, local_rsh, psync, psync_over, read_text, require_program, run, run_ok,
+    set_mode, write_file,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -48,6 +48,24 @@ fn a_file_is_no_root() {
         pair.sync_expecting(11, &[]).has(&format!("{file}: is not a directory"));
         assert_eq!(read_text(pair.temp.join(file)), "precious");
     }
+}
+
+#[test]
+fn what_a_root_keeps_beside_its_tree_is_no_root() {
+    let pair = Pair::agreed(&[("file", "text")]);
+    let other = pair.temp.folder("other");
+    let rsh = local_rsh(&pair.temp);
+    symlink("a/.psync", pair.temp.join("link")).unwrap();
+    for state in ["a/.psync", "a/.psync/trash", "a/.psync/new", "link"] {
+        let path = pair.temp.join(state).display().to_string();
+        for place in [format!("host:{path}"), path] {
+            let mut command = psync_over(&pair.temp, &rsh);
+            Said::of(command.arg(&place).arg(&other), 11).has("lies in a .psync");
+        }
+    }
+    assert!(names(&other).is_empty() && !pair.a.join(".psync/new").exists());
+    assert!(!pair.a.join(".psync/.psync").exists());
+    pair.assert_settled();
 }
 
 #[test]

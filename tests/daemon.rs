@@ -370,6 +370,11 @@ fn a_key_for_one_directory_opens_no_other() {
     forced("");
     run(&path, 0);
     assert_eq!(read_text(served.join("new")), "3");
+    // What lies below could become a link to anywhere, by whoever may write.
+    for below in ["sub", ".psync", ".psync/trash"] {
+        run(&format!("{path}/{below}"), 42).has("another directory");
+    }
+    assert!(!served.join("sub/.psync").exists());
 }
 
 #[test]

@@ -313,6 +313,16 @@ fn no_session_begins_that_cannot_be_written_down() {
     let why = daemon.logged("not-reloaded", |_| true)["why"].as_str().unwrap().to_string();
     assert!(why.contains("missing/audit"), "{why}");
     daemon.sync_expecting(0, &[]);
+    // Whoever is to come in no longer stays out, whatever else is wrong.
+    daemon.write_authorized("");
+    daemon.signal(Signal::HUP);
+    daemon.wait_until("it has tried again", || daemon.events("not-reloaded").len() == 2);
+    daemon.sync_expecting(42, &[]);
+    daemon.authorize("client", ALL);
+    daemon.write_modules("this is not toml");
+    daemon.signal(Signal::HUP);
+    daemon.wait_until("it has tried a third time", || daemon.events("not-reloaded").len() == 3);
+    daemon.sync_expecting(0, &[]);
     // And one that never could does not start.
     let temp = TempDir::new();
     let served = temp.folder("served");

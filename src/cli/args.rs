@@ -48,7 +48,7 @@ pub(super) struct Server {
     pub(super) must_exist: bool,
     pub(super) compression: Compression,
     pub(super) store: bool,
-    /// Serve nothing but this directory and what is below it, whatever is asked for.
+    /// Serve nothing but this directory, whatever is asked for.
     pub(super) restrict: Option<PathBuf>,
     pub(super) read_only: bool,
 }

@@ -140,7 +140,7 @@ fn listen(options: &Options) -> Result<(), Failure> {
         ([], configured) => configured.to_vec(),
         (given, _) => given.to_vec(),
     };
-    let mut status = serving(&policy);
+    let status = serving(&policy);
     let daemon = Daemon::new(Setup { key, policy, habits: habits(), audit: audit.clone() });
     let mut heard = Vec::new();
     for listener in handed_over {
@@ -157,17 +157,14 @@ fn listen(options: &Options) -> Result<(), Failure> {
             break;
         }
         notifier.reloading();
-        match self::policy(&dir).and_then(|policy| reopen(&audit, policy)) {
-            Ok(policy) => {
-                status = serving(&policy);
-                daemon.reload(policy);
-                info!("reloaded");
-                daemon.note("reloaded");
-            }
-            // What holds is what held so far.
-            Err(failure) => warn!(why = failure.text, "not-reloaded"),
+        let outcome = reload(&daemon, &dir, &audit);
+        // Of what cannot be read holds what held so far.
+        outcome.iter().for_each(|failure| warn!(why = failure.text, "not-reloaded"));
+        if outcome.is_empty() {
+            info!("reloaded");
+            daemon.note("reloaded");
         }
-        notifier.ready(&status);
+        notifier.ready(&serving(&daemon.policy()));
     }
     notifier.stopping();
     info!("stopping");
@@ -177,11 +174,20 @@ fn listen(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The audit log may have been rotated, or be another one now.
-fn reopen(audit: &Audit, policy: Policy) -> Result<Policy, Failure> {
-    let reopened = audit.reopen(policy.modules.log.audit.as_deref());
-    reopened.map_err(|error| Failure::new(Exit::FileIo, error.to_string()))?;
-    Ok(policy)
+/// Reads the files anew, and says what of it came to nothing. Each counts by itself, who is let in
+/// first: who is to come in no longer stays out, whatever is wrong with a module or the audit log.
+fn reload(daemon: &Daemon, dir: &Path, audit: &Audit) -> Vec<Failure> {
+    let admitted = authorized(dir).map(|authorized| {
+        daemon.reload(Policy { authorized, ..daemon.policy() });
+    });
+    let served = modules(dir).and_then(|modules| {
+        let path = modules.log.audit.clone();
+        daemon.reload(Policy { modules, ..daemon.policy() });
+        // It may have been rotated, or be another one now.
+        let reopened = audit.reopen(path.as_deref());
+        reopened.map_err(|error| Failure::new(Exit::FileIo, error.to_string()))
+    });
+    admitted.err().into_iter().chain(served.err()).collect()
 }
 
 fn serving(policy: &Policy) -> String {
@@ -266,12 +272,15 @@ fn habits() -> Habits {
 
 /// What is served, and to whom.
 pub(super) fn policy(dir: &Path) -> Result<Policy, Failure> {
-    let file = dir.join(AUTHORIZED_FILE);
-    let identity = |text: String| Failure::new(Exit::Identity, text);
-    let text = read(&file)?;
-    let authorized =
-        AuthorizedPeers::parse(&text, &file).map_err(|error| identity(error.to_string()))?;
+    let authorized = authorized(dir)?;
     Ok(Policy { modules: modules(dir)?, authorized })
+}
+
+fn authorized(dir: &Path) -> Result<AuthorizedPeers, Failure> {
+    let file = dir.join(AUTHORIZED_FILE);
+    let text = read(&file)?;
+    AuthorizedPeers::parse(&text, &file)
+        .map_err(|error| Failure::new(Exit::Identity, error.to_string()))
 }
 
 fn modules(dir: &Path) -> Result<Modules, Failure> {

@@ -32,17 +32,17 @@ pub(super) fn restricted(
 }
 
 impl Server {
-    /// What is to be served: what was asked for, if it lies where it has to.
+    /// What is to be served: what was asked for, if that is what the key is for. Nothing below it:
+    /// whoever may write there could exchange that for a symlink before it is opened, or while its
+    /// state is in use.
     pub(super) fn served_path(&self) -> Result<PathBuf, String> {
         let Some(restrict) = &self.restrict else { return Ok(self.path.clone()) };
-        let refused = || {
-            "this key is for another directory: what was asked for is not there, or may not be had"
-                .to_string()
-        };
         let top = restrict.canonicalize();
-        let top = top.map_err(|error| format!("{}: {error}", restrict.display()))?;
-        let path = self.path.canonicalize().map_err(|_| refused())?;
-        if path.starts_with(&top) { Ok(path) } else { Err(refused()) }
+        let top = top.map_err(|error| format!("the directory of this key: {error}"))?;
+        match self.path.canonicalize() {
+            Ok(path) if path == top => Ok(top),
+            Ok(_) | Err(_) => Err("this key is for another directory, and for nothing else".into()),
+        }
     }
 }
 

@@ -132,6 +132,11 @@ impl Daemon {
         Ok(local)
     }
 
+    /// What it serves by now.
+    pub fn policy(&self) -> Policy {
+        Policy::clone(&locked(&self.0.policy))
+    }
+
     /// Serves by another policy from now on. Sessions to which it grants less end at their next safe
     /// point.
     pub fn reload(&self, policy: Policy) {
@@ -182,10 +187,22 @@ enum Unwelcome {
     Tls(#[from] TlsError),
     #[error("{0}")]
     NotAdmitted(#[from] crate::identity::NotAdmitted),
-    #[error("{0}")]
-    Full(&'static str),
+    #[error("{why}")]
+    Full { peer: Box<Admitted>, key: PublicKey, why: &'static str },
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
+}
+
+/// A connection is counted for as long as somebody attends to it, however that ends.
+struct Counted<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.shared.forget(self.number);
+    }
 }
 
 impl Shared {
@@ -247,19 +264,24 @@ impl Shared {
         let span = info_span!("session", session = %id, address = %caller.address, peer = Empty, module = Empty);
         let _inside = span.enter();
         debug!("connected");
+        let counted = Counted { shared: self, number: caller.number };
         let visitor = Visitor::new(&id, &caller.address);
         let (secured, peer) = match self.get_to_know(caller, stream) {
             Ok(known) => known,
             Err(error) => {
-                self.forget(caller.number);
-                return self.turn_away(visitor, &error);
+                drop(counted);
+                let Unwelcome::Full { peer, key, .. } = &error else {
+                    return self.turn_away(visitor, &error);
+                };
+                span.record("peer", &peer.name);
+                return self.turn_away(visitor.known(peer, key), &error);
             }
         };
         span.record("peer", &peer.name);
         let visitor = visitor.known(&peer, &secured.peer());
         self.note("accepted", visitor.facts());
         let (served, result) = self.serve(caller, secured, &peer, &visitor);
-        self.forget(caller.number);
+        drop(counted);
         if let Some(module) = &served.module {
             span.record("module", module);
         }
@@ -279,7 +301,7 @@ impl Shared {
         self.note("ended", facts);
     }
 
-    /// Somebody who is not let in. Whoever has no key that we know can come often.
+    /// Somebody who is not let in, or for whom there is no room: who can come often.
     fn turn_away(&self, visitor: Visitor, error: &Unwelcome) {
         let Some(left_out) = locked(&self.throttle).admit(Instant::now()) else { return };
         let mut facts = visitor.facts();
@@ -318,25 +340,40 @@ impl Shared {
         let key = secured.peer();
         let mut door = locked(&self.door);
         let peer = locked(&self.policy).authorized.admit(&key, now())?.clone();
+        if let Some(why) = self.crowded(&door, &key) {
+            drop(door);
+            self.tell_to_leave(secured, why);
+            return Err(Unwelcome::Full { peer: Box::new(peer), key, why });
+        }
         door.gate.leave(caller.number);
         door.strangers.remove(&caller.number);
         door.sessions.insert(caller.number, Session::new(key, peer.clone(), other));
         Ok((secured, peer))
     }
 
-    /// Why there is no room for another session of this peer.
-    fn crowded(&self, key: &PublicKey) -> Option<&'static str> {
-        let door = locked(&self.door);
-        let of_peer = door.sessions.values().filter(|session| session.key == *key).count();
+    /// Why there is no room for another session of this peer. Who is over its own limit is told
+    /// that first: it has no part in the common one then.
+    fn crowded(&self, door: &Door, key: &PublicKey) -> Option<&'static str> {
         if self.stops.load(Ordering::Relaxed) {
             return Some("the daemon is being stopped");
         }
         let limits = self.limits();
-        if of_peer > limits.sessions_of_peer {
+        let of_peer = door.sessions.values().filter(|session| session.key == *key).count();
+        if of_peer >= limits.sessions_of_peer {
             return Some("this peer has as many sessions as it may have at a time");
         }
-        (door.sessions.len() > limits.sessions)
+        (door.sessions.len() >= limits.sessions)
             .then_some("the daemon has as many sessions as it takes on; try again later")
+    }
+
+    /// Tells a peer for whom there is no room why, in answer to what it asks for. Meanwhile it stands
+    /// at the gate: so it counts for no session, and who comes again and again pushes out itself.
+    fn tell_to_leave(&self, secured: Secured, why: &str) {
+        let limits = self.limits();
+        let Ok((pump, input, output)) = secured.pump_within(limits.idle) else { return };
+        // Who is gone, or asks for nothing, has not been told.
+        let _ = turn_away((input, output), limits.handshake, (ErrorCode::Busy, why));
+        let _ = pump.finish(LINGER);
     }
 
     fn serve(
@@ -346,48 +383,36 @@ impl Shared {
         peer: &Admitted,
         visitor: &Visitor,
     ) -> (Served, Result<(), String>) {
-        let crowded = self.crowded(&secured.peer());
         let exporter = secured.exporter();
         let (pump, input, output) = match secured.pump_within(self.limits().idle) {
             Ok(pumped) => pumped,
             Err(error) => return (Served::default(), Err(Unwelcome::Io(error).to_string())),
         };
-        let (served, result) = match crowded {
-            Some(why) => {
-                let (line, said) = ((input, output), (ErrorCode::Busy, why));
-                // Who is gone, or says nothing, has not been told.
-                let _ = turn_away(line, self.limits().handshake, said);
-                locked(&self.door).sessions.remove(&caller.number);
-                (Served::default(), Err(Unwelcome::Full(why).to_string()))
-            }
-            None => {
-                // The line stays open until what was agreed is remembered: who comes again waits for
-                // that, and does not find the root busy.
-                let held = output.try_clone();
-                let halt = Halt::new(&input).ok();
-                if let Some(session) = locked(&self.door).sessions.get_mut(&caller.number) {
-                    halt.iter().for_each(|halt| session.obeys(halt.clone()));
-                }
-                let policy = locked(&self.policy).clone();
-                let permit = |module: &str| peer.permit(module);
-                let visit = |module: &str, permit: &Permit| {
-                    let mut door = locked(&self.door);
-                    let session = door.sessions.get_mut(&caller.number);
-                    session.into_iter().for_each(|session| session.enters(module));
-                    drop(door);
-                    let (clerk, facts) = visitor.authorised(&self.audit, module, permit);
-                    self.audit.note("authorised", &facts)?;
-                    Ok(Some(Arc::new(clerk) as Arc<dyn Witness>))
-                };
-                let line = Wire { input, output, exporter };
-                let (served, result) =
-                    serve(&policy.modules, &permit, &visit, line, halt, &self.habits);
-                drop(held);
-                let mut door = locked(&self.door);
-                door.sessions.get_mut(&caller.number).into_iter().for_each(Session::has_ended);
-                (served, result.map_err(|error: ServiceError| error.to_string()))
-            }
+        // The line stays open until what was agreed is remembered: who comes again waits for that, and
+        // does not find the root busy.
+        let held = output.try_clone();
+        let halt = Halt::new(&input).ok();
+        if let Some(session) = locked(&self.door).sessions.get_mut(&caller.number) {
+            halt.iter().for_each(|halt| session.obeys(halt.clone()));
+        }
+        let policy = locked(&self.policy).clone();
+        let permit = |module: &str| peer.permit(module);
+        let visit = |module: &str, permit: &Permit| {
+            let mut door = locked(&self.door);
+            let session = door.sessions.get_mut(&caller.number);
+            session.into_iter().for_each(|session| session.enters(module));
+            drop(door);
+            let (clerk, facts) = visitor.authorised(&self.audit, module, permit);
+            self.audit.note("authorised", &facts)?;
+            Ok(Some(Arc::new(clerk) as Arc<dyn Witness>))
         };
+        let line = Wire { input, output, exporter };
+        let (served, result) = serve(&policy.modules, &permit, &visit, line, halt, &self.habits);
+        drop(held);
+        let mut door = locked(&self.door);
+        door.sessions.get_mut(&caller.number).into_iter().for_each(Session::has_ended);
+        drop(door);
+        let result = result.map_err(|error: ServiceError| error.to_string());
         match (result, pump.finish(LINGER)) {
             (Ok(()), _) => (served, Ok(())),
             (Err(error), Ok(())) => (served, Err(error)),
@@ -395,3 +420,7 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

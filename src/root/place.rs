@@ -1,5 +1,6 @@
 //! Where a root is and where its state lives.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -29,9 +30,11 @@ pub struct StateHome {
 }
 
 impl Place {
-    /// The place of an existing directory.
+    /// The place of an existing directory. Nothing in a `.psync` is a place for a root: what lies
+    /// there is a root's own key, its index, its trash.
     pub fn of(path: &Path) -> io::Result<Place> {
-        Ok(Place { path: fs::canonicalize(path)? })
+        let path = fs::canonicalize(path)?;
+        if path.iter().any(is_work_dir) { Err(in_work_dir()) } else { Ok(Place { path }) }
     }
 
     /// The place of a root that may not have been made yet, in a directory that exists.
@@ -39,6 +42,9 @@ impl Place {
         match (Place::of(path), path.parent(), path.file_name()) {
             (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
                 let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                if is_work_dir(name) {
+                    return Err(in_work_dir());
+                }
                 Ok(Place { path: Place::of(parent)?.path.join(name) })
             }
             (place, ..) => place,
@@ -134,6 +140,16 @@ pub fn places(place: &Place) -> Vec<u32> {
     };
     // A root that has yet to be made has no number; the directories above it do.
     place.path.ancestors().filter_map(digest).take(64).collect()
+}
+
+/// Whether a name is that of the directory for state. Some file systems take names for one that
+/// differ in letter case.
+fn is_work_dir(name: &OsStr) -> bool {
+    name.eq_ignore_ascii_case(WORK_DIR)
+}
+
+fn in_work_dir() -> io::Error {
+    io::Error::other("lies in a .psync, where a root keeps its state; that is synced by nobody")
 }
 
 fn is_network(root: &Root) -> io::Result<bool> {

@@ -229,10 +229,12 @@ impl Site {
     /// Makes the directory of a root that does not exist yet, if the one above it does. Says
     /// whether it made one.
     pub fn create_root(path: &Path) -> Result<bool, SyncError> {
+        let unusable = |error| SyncError::Root { path: path.to_path_buf(), error };
+        Place::of_root(path).map_err(unusable)?;
         match std::fs::create_dir(path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(SyncError::Root { path: PathBuf::from(path), error }),
+            Err(error) => Err(unusable(error)),
         }
     }
 }
