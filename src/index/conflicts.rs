@@ -224,6 +224,13 @@ impl Index {
         Ok(())
     }
 
+    /// What has resolved a conflict was taken back: it is as it was found.
+    pub fn reopen_conflict(&mut self, id: i64) -> Result<(), IndexError> {
+        let sql = "UPDATE conflicts SET resolved = NULL, chosen = NULL WHERE id = ?1";
+        self.db.execute(sql, [id])?;
+        Ok(())
+    }
+
     /// Notes which content the other side has in a conflict that waits.
     pub fn know_other_content(
         &mut self,
