@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::pair::{Pair, Said};
-use common::tree::{assert_same_trees, files_below, set_mtime};
-use common::{psync, read_text, write_file};
+use common::tree::{self, assert_same_trees, files_below, set_mtime};
+use common::{TempDir, local_rsh, psync, psync_over, read_text, write_file};
 
 const BASE: &str = "one\ntwo\nthree\nfour\nfive\nsix\nseven\n";
 const LATER: i64 = 1_000_000_000;
@@ -32,6 +32,31 @@ fn edit(pair: &Pair, path: &str, here: &str, there: &str) {
     set_mtime(&pair.a.join(path), 2_000_000_000 * LATER);
     write_file(pair.b.join(path), there);
     set_mtime(&pair.b.join(path), 2_000_000_010 * LATER);
+}
+
+/// `psync WORDS`, in some root.
+#[track_caller]
+fn say_in(pair: &Pair, root: &Path, code: i32, words: &[&str]) -> Said {
+    let mut command = psync(&pair.temp);
+    Said::of(command.args(words).current_dir(root), code)
+}
+
+/// Each side has its own edit, and the next run finds the conflict between them, and how it is
+/// merged.
+#[track_caller]
+fn assert_is_a_conflict_again(pair: &Pair) {
+    let (here, there) = (BASE.replace("one", "ONE"), BASE.replace("seven", "SEVEN"));
+    assert_eq!(read_text(pair.a.join("f.txt")), here);
+    assert_eq!(read_text(pair.b.join("f.txt")), there);
+    pair.sync_expecting(40, &["--policy", "hold"]);
+    assert_eq!(read_text(pair.a.join("f.txt")), here);
+    assert_eq!(read_text(pair.b.join("f.txt")), there);
+    say(pair, 0, &["conflicts"]).has("modified-both").has("1 conflict waits");
+    say(pair, 0, &["resolve", "--merge", "f.txt"]).has("merged");
+    pair.sync_expecting(0, &["--policy", "hold"]);
+    let merged = here.replace("seven", "SEVEN");
+    assert_eq!(read_text(pair.b.join("f.txt")), merged);
+    pair.assert_settled();
 }
 
 /// `psync WORDS`, in the root where the runs are planned.
@@ -365,9 +390,182 @@ fn what_is_no_text_is_told_in_sizes_and_times() {
 fn what_a_resolution_replaces_is_in_the_journal_and_the_trash() {
     let pair = held();
     say(&pair, 0, &["resolve", "f.txt", "--merge"]);
-    say(&pair, 0, &["log"]).has("restore");
+    say(&pair, 0, &["log"]).has("resolve ~1").has("/b\n");
+    let runs = say(&pair, 0, &["log", "--json", "-n", "1"]).objects();
+    assert_eq!(runs[0]["kind"], "resolve");
+    let number = runs[0]["number"].to_string();
+    say(&pair, 0, &["log", &number]).has("resolve of a conflict with /");
     say(&pair, 0, &["history", "f.txt"]).has("trash");
     say(&pair, 0, &["log", "--", "f.txt"]).has("a conflict was resolved");
     let trashed = files_below(&pair.a.join(".psync/trash"));
     assert!(trashed.iter().any(|file| read_text(file) == BASE.replace("one", "ONE")));
+}
+
+#[test]
+fn a_run_under_policy_merge_is_undone_as_a_whole_and_the_conflict_is_back() {
+    for from_b in [false, true] {
+        let pair = edited();
+        pair.sync_expecting(0, &["--policy", "merge"]).has("merged: f.txt");
+        let root = if from_b { &pair.b } else { &pair.a };
+        say_in(&pair, root, 0, &["undo"]).has("put back 1 path here, 1 there");
+        say(&pair, 0, &["conflicts"]).has("1 conflict waits");
+        assert_is_a_conflict_again(&pair);
+    }
+}
+
+#[test]
+fn a_merge_that_is_undone_alone_is_in_conflict_with_what_was_carried() {
+    let pair = edited();
+    pair.sync_expecting(0, &["--policy", "merge"]);
+    let runs = say(&pair, 0, &["log", "--json"]).objects();
+    let merge = runs.iter().find(|run| run["kind"] == "resolve").unwrap();
+    say(&pair, 0, &["undo", &merge["number"].to_string()]);
+    pair.sync_expecting(40, &["--policy", "hold"]);
+    let here = BASE.replace("one", "ONE");
+    assert_eq!(read_text(pair.b.join("f.txt")), here.replace("seven", "SEVEN"));
+    assert_eq!(read_text(pair.a.join("f.txt")), here);
+}
+
+#[test]
+fn a_merge_that_nobody_else_has_heard_of_is_undone_and_the_conflict_is_back() {
+    let pair = held();
+    say(&pair, 0, &["resolve", "f.txt", "--merge"]);
+    say(&pair, 0, &["undo"]).has("put back 1 path here, 0 there");
+    say(&pair, 0, &["conflicts"]).has("1 conflict waits");
+    assert_is_a_conflict_again(&pair);
+    // An undo can be undone: then the merge stands again, and that is told, too.
+    let pair = held();
+    say(&pair, 0, &["resolve", "f.txt", "--merge"]);
+    say(&pair, 0, &["undo"]);
+    let runs = say(&pair, 0, &["log", "--json", "-n", "1"]).objects();
+    say(&pair, 0, &["undo", &runs[0]["number"].to_string()]);
+    let merged = BASE.replace("one", "ONE").replace("seven", "SEVEN");
+    assert_eq!(read_text(pair.a.join("f.txt")), merged);
+    pair.sync_expecting(0, &["--policy", "merge"]);
+    assert_eq!(read_text(pair.b.join("f.txt")), merged);
+}
+
+#[test]
+fn a_merge_that_a_run_has_carried_is_undone_with_it_through_a_remote_shell() {
+    let temp = TempDir::new();
+    let pair = Pair { a: temp.folder("a"), b: temp.folder("b"), temp };
+    let rsh = local_rsh(&pair.temp);
+    let sync = |code: i32, policy: &str| {
+        let mut command = psync_over(&pair.temp, &rsh);
+        command.args(["--policy", policy]).arg(&pair.a);
+        Said::of(command.arg(format!("host:{}", pair.b.display())), code)
+    };
+    write_file(pair.a.join("f.txt"), BASE);
+    sync(0, "hold");
+    edit(&pair, "f.txt", &BASE.replace("one", "ONE"), &BASE.replace("seven", "SEVEN"));
+    sync(0, "merge").has("merged: f.txt");
+    say(&pair, 0, &["undo"]).has("put back 1 path here, 1 there");
+    // What both had is known on the other side, too.
+    sync(0, "merge").has("merged: f.txt");
+    let merged = BASE.replace("one", "ONE").replace("seven", "SEVEN");
+    assert_eq!(read_text(pair.b.join("f.txt")), merged);
+    say(&pair, 0, &["undo"]);
+    assert_is_a_conflict_again(&pair);
+}
+
+#[test]
+fn a_resolution_of_two_that_were_kept_is_undone_and_open_again() {
+    for how in [&["--keep", "local"][..], &["--keep", "remote"], &["--merge"]] {
+        let pair = edited();
+        pair.sync_expecting(40, &[]);
+        let before = tree::snapshot(&pair.a);
+        say(&pair, 0, &[&["resolve", "f.txt"], how].concat());
+        say(&pair, 0, &["conflicts", "--past"]).has("resolved: ");
+        say(&pair, 0, &["undo"]);
+        assert!(tree::differences(&before, &tree::snapshot(&pair.a)).is_empty(), "{how:?}");
+        say(&pair, 0, &["conflicts", "--past"]).has_not("resolved: ");
+        say(&pair, 0, &[&["resolve", "f.txt"], how].concat());
+    }
+}
+
+#[test]
+fn a_choice_that_no_run_may_carry_out_is_refused() {
+    for (options, open) in [
+        (&["--push"][..], "possible: local"),
+        (&["--pull"], "possible: remote"),
+        (&["--push", "--policy", "hold"], "possible: local"),
+    ] {
+        let pair = edited();
+        pair.sync_expecting(40, options);
+        let refused = if open.ends_with("local") { "remote" } else { "local" };
+        let said = say(&pair, 23, &["resolve", "f.txt", "--keep", refused]);
+        said.has("is not possible").has("other side").has(open);
+        say(&pair, 23, &["resolve", "f.txt", "--keep", "both"]).has(open);
+        assert!(say(&pair, 0, &["conflicts", "--json"]).objects()[0]["chosen"].is_null());
+        let allowed = if refused == "local" { "remote" } else { "local" };
+        say(&pair, 0, &["resolve", "f.txt", "--keep", allowed]);
+        pair.sync_expecting(0, options);
+        assert_same_trees(&pair.a, &pair.b);
+    }
+}
+
+#[test]
+fn of_two_that_were_kept_none_that_was_edited_since_is_replaced() {
+    for (edited_now, keep) in
+        [("f.txt", "local"), ("f.txt", "remote"), ("clash", "local"), ("clash", "remote")]
+    {
+        let pair = edited();
+        pair.sync_expecting(40, &[]);
+        let file = match edited_now {
+            "clash" => clash_file(&pair.a),
+            name => pair.a.join(name),
+        };
+        // As long as before.
+        write_file(&file, read_text(&file).replace("four", "FOUR"));
+        say(&pair, 23, &["resolve", "f.txt", "--keep", keep]).has("changed since");
+        say(&pair, 23, &["resolve", "f.txt", "--merge"]).has("changed since");
+        assert!(read_text(&file).contains("FOUR"));
+        assert!(has_clash_file(&pair.a));
+    }
+}
+
+#[test]
+fn the_name_of_a_conflict_is_no_pattern() {
+    let pair =
+        Pair::agreed(&[("a[1].txt", BASE), ("a1.txt", BASE), ("d*/f", BASE), ("dd/f", BASE)]);
+    for path in ["a[1].txt", "a1.txt", "d*/f", "dd/f"] {
+        edit(&pair, path, "here\n", "there\n");
+    }
+    pair.sync_expecting(40, &["--policy", "hold"]);
+    let said = say(&pair, 0, &["resolve", "--keep", "local", "a[1].txt"]);
+    said.has_line("a[1].txt: local, in the next run").has_not("a1.txt");
+    say(&pair, 0, &["resolve", "--keep", "remote", "d*"]).has("d*/f: remote").has_not("dd/f");
+    say(&pair, 0, &["resolve", "--keep", "both", "a[0-9].txt"])
+        .has_line("a1.txt: both, in the next run");
+}
+
+#[test]
+fn conflicts_with_two_other_sides_are_told_apart() {
+    let pair = Pair::agreed(&[("f.txt", BASE)]);
+    let c = pair.temp.folder("c");
+    let with_c = |code: i32| {
+        let mut command = psync(&pair.temp);
+        command.args(["--policy", "hold", "./a", "./c"]).current_dir(pair.temp.path());
+        Said::of(&mut command, code)
+    };
+    with_c(0);
+    edit(&pair, "f.txt", "here\n", "on b\n");
+    write_file(c.join("f.txt"), "on c\n");
+    pair.sync_expecting(40, &["--policy", "hold"]);
+    with_c(40);
+    let [b, c] = [&pair.b, &c].map(|root| root.to_str().unwrap().to_string());
+    say(&pair, 0, &["conflicts"]).has(&format!("with    {b}")).has(&format!("with    {c}"));
+    let objects = say(&pair, 0, &["conflicts", "--json"]).objects();
+    let mut places: Vec<&str> = objects.iter().map(|one| one["with"].as_str().unwrap()).collect();
+    places.sort_unstable();
+    assert_eq!(places, [&b, &c]);
+    let said = say(&pair, 1, &["resolve", "f.txt", "--keep", "remote"]);
+    said.has(&b).has(&c).has("--with");
+    say(&pair, 0, &["resolve", "f.txt", "--keep", "remote", "--with", "../b"]);
+    pair.sync_expecting(0, &["--policy", "hold"]);
+    assert_eq!(read_text(pair.a.join("f.txt")), "on b\n");
+    with_c(40);
+    say(&pair, 0, &["resolve", "--all", "--keep", "local", "--with", &c]);
+    with_c(0);
+    assert_eq!(read_text(Path::new(&c).join("f.txt")), "on b\n");
 }

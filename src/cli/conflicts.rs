@@ -109,6 +109,7 @@ pub(super) fn paragraph(listed: &Listed) -> String {
     let mut text = format!("{path}\n    {kind}; found {found}\n{}", wrapped(outcome, 4));
     text.push_str(&wrapped(&format!("by: {}", conflict.rule), 4));
     text.push_str(&sides(conflict));
+    text.push_str(&format!("    with    {}\n", printable(listed.place.as_bytes())));
     if let Some(chosen) = &listed.chosen
         && listed.is_open()
     {
@@ -179,6 +180,7 @@ fn object(listed: &Listed) -> Value {
         ("found", json::time_of_seconds(listed.at)),
         ("local", local.into()),
         ("remote", remote.into()),
+        ("with", listed.place.as_str().into()),
         ("chosen", listed.chosen.clone().into()),
         ("resolved", listed.resolved.clone().into()),
     ];
@@ -208,11 +210,12 @@ fn unusable(root: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Identity, format!("{}: {error}", root.display()))
 }
 
-/// The latest conflict of each path.
+/// The latest conflict of each path with each peer.
 pub(super) fn latest(found: Vec<Listed>) -> Vec<Listed> {
     let mut latest: Vec<Listed> = Vec::new();
     for listed in found {
-        if latest.last().is_none_or(|last| last.conflict.path != listed.conflict.path) {
+        let of_path = latest.iter().rev().take_while(|l| l.conflict.path == listed.conflict.path);
+        if !of_path.into_iter().any(|earlier| earlier.peer == listed.peer) {
             latest.push(listed);
         }
     }
@@ -228,7 +231,21 @@ enum Selector {
 }
 
 impl Selector {
-    fn of(matches: &ArgMatches, root: &Path, word: &Path) -> Result<Selector, Failure> {
+    /// What a word means: a name that some conflict has is no pattern, whatever is in it.
+    fn of(
+        matches: &ArgMatches,
+        root: &Path,
+        found: &[Listed],
+        word: &Path,
+    ) -> Result<Selector, Failure> {
+        if let Ok((of, path)) = subject::path_in_root(matches, word)
+            && is_same(&of, root)
+        {
+            let exact = Selector::Path(path);
+            if found.iter().any(|listed| exact.fits(listed)) {
+                return Ok(exact);
+            }
+        }
         if !is_pattern(word) {
             let (of, path) = subject::path_in_root(matches, word)?;
             return match is_same(&of, root) {
@@ -276,7 +293,8 @@ pub(super) fn shown(word: &Path) -> String {
 
 /// The root that typed words are about: that of the first path, or else the one from here upward.
 pub(super) fn root_of(matches: &ArgMatches, words: &[PathBuf]) -> Result<PathBuf, Failure> {
-    match words.iter().find(|word| !is_pattern(word)) {
+    let is_path = |word: &&PathBuf| !is_pattern(word) || word.symlink_metadata().is_ok();
+    match words.iter().find(is_path) {
         Some(path) => Ok(subject::path_in_root(matches, path)?.0),
         None => subject::root(matches, Path::new(".")),
     }
@@ -292,7 +310,7 @@ pub(super) fn about(
 ) -> Result<Vec<Listed>, Failure> {
     let mut chosen: Vec<Listed> = Vec::new();
     for word in words {
-        let selector = Selector::of(matches, root, word)?;
+        let selector = Selector::of(matches, root, found, word)?;
         let mut fitting = found.iter().filter(|listed| selector.fits(listed)).peekable();
         if fitting.peek().is_none() {
             let what = match selector {

@@ -188,6 +188,7 @@ fn header(run: &RunRow) -> String {
             format!("undo of {}", run.undoes.map_or_else(|| "a run".into(), |id| id.to_string()))
         }
         RunKind::Restore => "restore".to_string(),
+        RunKind::Resolve => format!("resolve of a conflict with {}", with_whom(run)),
     };
     let mut text = format!("run {} ({}): {how}\n", run.number, run.id);
     text.push_str(&format!("began {}", moment(run.began)));

@@ -52,6 +52,7 @@ impl From<UndoError> for Failure {
     fn from(error: UndoError) -> Failure {
         let exit = match error {
             UndoError::Journal(_) => Exit::FileIo,
+            UndoError::Index(_) => Exit::Identity,
             UndoError::Unknown(_) | UndoError::Nothing | UndoError::Undone { .. } => Exit::Usage,
         };
         Failure::new(exit, error.to_string())
@@ -109,18 +110,20 @@ fn undo(matches: &ArgMatches) -> Result<Exit, Failure> {
     }
     let (trash, fresh) = past::new_run();
     let id = matches.get_one::<String>("as").and_then(|id| RunId::parse(id)).unwrap_or(fresh);
+    let anew = if alone { also.anew } else { std::mem::take(&mut there.anew) };
     // The other end first: if it refuses, nothing has changed here.
     let there = match other {
         Some(other) => {
-            let here = here.prepared.changes().count() as u64;
-            other.carry_out(&run, id, &trash, (partial, &leave), here)?
+            let ours = (here.prepared.changes().count() as u64, &here.anew()[..]);
+            other.carry_out(&run, id, &trash, (partial, &leave), ours)?
         }
         None => there,
     };
     // A person is told in numbers, as after a sync.
     let told = voice.json.then(|| here.prepared.changes().cloned().collect());
     let told: Vec<Change> = told.unwrap_or_default();
-    let done = undo::carry_out(&mut site, here, id, &trash, there.paths.len() as u64);
+    let theirs = (there.paths.len() as u64, &anew[..]);
+    let done = undo::carry_out(&mut site, here, id, &trash, theirs);
     if voice.json {
         told.iter().for_each(|change| voice.change("local", change.path.as_bytes(), what(change)));
         there.paths.iter().for_each(|(path, what)| voice.change("remote", path, what));
@@ -190,6 +193,9 @@ impl Voice {
                 continue;
             }
             self.change("local", change.path.as_bytes(), what(change));
+        }
+        if coded {
+            here.anew().iter().for_each(|anew| object(told::anew(anew)));
         }
         there.paths.iter().for_each(|(path, what)| self.change("remote", path, what));
     }

@@ -42,6 +42,8 @@ pub enum RunKind {
     Undo,
     /// `psync restore`, or something else that a person did to this tree alone.
     Restore,
+    /// A conflict was resolved in this tree: a merge was written, or one of two that were kept taken.
+    Resolve,
 }
 
 impl RunKind {
@@ -51,13 +53,19 @@ impl RunKind {
             RunKind::Answered => 2,
             RunKind::Undo => 3,
             RunKind::Restore => 4,
+            RunKind::Resolve => 5,
         }
     }
 
     pub(super) fn of(number: i64) -> Option<RunKind> {
-        [RunKind::Started, RunKind::Answered, RunKind::Undo, RunKind::Restore]
-            .into_iter()
-            .find(|kind| kind.number() == number)
+        let all = [
+            RunKind::Started,
+            RunKind::Answered,
+            RunKind::Undo,
+            RunKind::Restore,
+            RunKind::Resolve,
+        ];
+        all.into_iter().find(|kind| kind.number() == number)
     }
 
     /// In a word, for reports.
@@ -66,6 +74,7 @@ impl RunKind {
             RunKind::Started | RunKind::Answered => "sync",
             RunKind::Undo => "undo",
             RunKind::Restore => "restore",
+            RunKind::Resolve => "resolve",
         }
     }
 

@@ -121,6 +121,17 @@ impl Journal {
         Ok(self.select_runs(sql, [RunKind::Undo.number()])?.pop())
     }
 
+    /// The runs that resolved conflicts with a run's peer since the last whole sync with it, and that
+    /// stand: what they wrote that run has carried over. The oldest first.
+    pub fn resolved_before(&self, run: &RunRow) -> Result<Vec<RunRow>, JournalError> {
+        let Some(peer) = run.peer else { return Ok(Vec::new()) };
+        let sql = "WHERE kind = ?3 AND peer = ?2 AND number < ?1 AND undone_by IS NULL
+                   AND number > (SELECT ifnull(max(number), 0) FROM runs WHERE kind <= 2
+                                 AND peer = ?2 AND number < ?1 AND error IS NULL)
+                   ORDER BY number";
+        self.select_runs(sql, (run.number, peer.0, RunKind::Resolve.number()))
+    }
+
     pub(super) fn unfinished(&self) -> Result<Vec<RunRow>, JournalError> {
         self.select_runs("WHERE ended IS NULL ORDER BY number", [])
     }

@@ -212,10 +212,15 @@ impl Journal {
         Ok(step.commit()?)
     }
 
-    /// Notes that a run was undone by another; none: that it stands again.
-    pub fn mark_undone(&mut self, run: RunId, by: Option<RunId>) -> Result<(), JournalError> {
-        self.db
-            .execute("UPDATE runs SET undone_by = ?2 WHERE id = ?1", (run.0, by.map(|by| by.0)))?;
+    /// Notes that a run was undone by another.
+    pub fn mark_undone(&mut self, run: RunId, by: RunId) -> Result<(), JournalError> {
+        self.db.execute("UPDATE runs SET undone_by = ?2 WHERE id = ?1", (run.0, by.0))?;
+        Ok(())
+    }
+
+    /// Notes that what an undo has taken back stands again.
+    pub fn stand_again(&mut self, undo: RunId) -> Result<(), JournalError> {
+        self.db.execute("UPDATE runs SET undone_by = NULL WHERE undone_by = ?1", [undo.0])?;
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! Taking a run back, at one end: each path gets what stood there before.
 
+mod anew;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use psync_protocol::{Content, ContentHash, RelPath};
+use psync_protocol::RelPath;
 use thiserror::Error;
 
 use super::present::state_at;
@@ -10,8 +12,11 @@ use super::putback::{self, Change, Done, Obstacle, ObstacleKind, Prepared};
 use super::{Site, record};
 use crate::index::IndexError;
 use crate::journal::{
-    DeedRow, Ending, Journal, JournalError, RunId, RunKind, RunRow, RunStart, State, What,
+    DeedRow, Ending, Journal, JournalError, Reach, RunId, RunKind, RunRow, RunStart, State,
 };
+
+use anew::Again;
+pub use anew::Anew;
 
 /// Why a run cannot be taken back at all.
 #[derive(Debug, Error)]
@@ -19,6 +24,9 @@ pub enum UndoError {
     /// There is no journal, or it cannot be used.
     #[error("{0}")]
     Journal(String),
+    /// The state database fails.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// No such run.
     #[error("there is no run {0} in the journal; 'psync log' lists them")]
     Unknown(String),
@@ -52,9 +60,9 @@ pub struct Plan {
     pub prepared: Prepared,
     /// What cannot.
     pub obstacles: Vec<Obstacle>,
-    /// Where both sides clashed in the run, and what the clash file holds: the content that the
-    /// other end is given back.
-    clashed: Vec<(RelPath, ContentHash)>,
+    /// The merges that it has carried, and that are taken back with it.
+    merges: Vec<RunId>,
+    again: Again,
 }
 
 /// Finds the run that is meant: by number or id; else the latest that changed something.
@@ -82,20 +90,15 @@ fn open(site: &mut Site) -> Result<&mut Journal, UndoError> {
 /// Looks at everything that a run did here but for the paths to `leave`, and stages the old
 /// contents.
 pub fn prepare(site: &mut Site, run: RunRow, leave: &BTreeSet<RelPath>) -> Result<Plan, UndoError> {
+    let mut runs = anew::carried(site, &run)?;
+    let merges = runs.iter().map(|(merge, _)| merge.id).collect();
     let deeds = open(site)?.deeds(&run)?;
-    let clashed = deeds.iter().filter_map(clash).collect();
-    let mut changes = changes(deeds);
+    runs.push((run.clone(), deeds));
+    let again = Again::of(site, &runs)?;
+    let mut changes = changes(runs.into_iter().flat_map(|(_, deeds)| deeds));
     changes.retain(|change| !leave.contains(&change.path));
     let (prepared, obstacles) = putback::prepare(site, changes);
-    Ok(Plan { run, prepared, obstacles, clashed })
-}
-
-/// The path of which a deed has made a clash file, and what that holds.
-fn clash(deed: &DeedRow) -> Option<(RelPath, ContentHash)> {
-    match (&deed.what, &deed.after) {
-        (What::Clash(of), Some(after)) => Some((of.clone(), *after.thing.hash()?)),
-        _ => None,
-    }
+    Ok(Plan { run, prepared, obstacles, merges, again })
 }
 
 /// What stands at a path where a run has been at work.
@@ -107,6 +110,11 @@ impl Plan {
     pub fn standing(&self) -> Vec<Standing> {
         let changes = self.prepared.changes();
         changes.map(|change| (change.path.clone(), change.expected.clone())).collect()
+    }
+
+    /// The paths at which a merge is taken back: the other end states anew what it puts back there.
+    pub fn anew(&self) -> Vec<Anew> {
+        self.again.merged().collect()
     }
 }
 
@@ -136,9 +144,9 @@ fn both_were_the_same(run: &RunRow) -> bool {
     run.kind.is_sync() && run.ending == Ending::Finished && run.failures == 0
 }
 
-/// What puts the paths of these deeds back. A path to which a run did several things goes back to
+/// What puts the paths of these deeds back. A path to which several things were done goes back to
 /// what stood there before the first.
-fn changes(deeds: Vec<DeedRow>) -> Vec<Change> {
+fn changes(deeds: impl Iterator<Item = DeedRow>) -> Vec<Change> {
     let mut changes: BTreeMap<RelPath, Change> = BTreeMap::new();
     for deed in deeds {
         let DeedRow { path, before, after, kept, .. } = deed;
@@ -150,58 +158,43 @@ fn changes(deeds: Vec<DeedRow>) -> Vec<Change> {
     changes.into_values().filter(|change| change.expected != change.wanted).collect()
 }
 
-/// Puts back what can be, as the run `id`; the other end undoes `elsewhere` paths.
-pub fn carry_out(site: &mut Site, plan: Plan, id: RunId, trash: &str, elsewhere: u64) -> Done {
-    let Plan { run, prepared, mut clashed, .. } = plan;
-    clashed.retain(|(path, _)| prepared.changes().all(|change| change.path != *path));
+/// Puts back what can be, as the run `id`; the other end undoes `elsewhere` paths, and takes back the
+/// merges at the paths `there`.
+pub fn carry_out(
+    site: &mut Site,
+    plan: Plan,
+    id: RunId,
+    trash: &str,
+    (elsewhere, there): (u64, &[Anew]),
+) -> Done {
+    let Plan { run, prepared, merges, again, .. } = plan;
+    let with_another_end = is_with_another_end(&run);
     let start = RunStart {
         id,
         kind: RunKind::Undo,
-        peer: run.peer,
-        reach: run.reach.clone(),
+        peer: run.peer.filter(|_| with_another_end),
+        reach: if with_another_end { run.reach.clone() } else { Reach::default() },
         flow: run.flow,
         trash: trash.to_string(),
         planned: (prepared.changes().count() as u64 + elsewhere).max(1),
         undoes: Some(run.id),
     };
-    let done = putback::carry_out(site, prepared, &start, &format!("undo of run {}", run.id));
-    if let Err(error) = state_anew(site, &clashed) {
+    if let Err(error) = again.state(site, &prepared, there) {
         site.notes.push(super::site::note(error.to_string()));
     }
+    let done = putback::carry_out(site, prepared, &start, &format!("undo of run {}", run.id));
     if let Some(journal) = site.journal.journal() {
-        let stands_again = run.undoes.filter(|_| run.kind == RunKind::Undo);
-        let marked = journal.mark_undone(run.id, Some(id)).and_then(|()| match stands_again {
-            Some(earlier) => journal.mark_undone(earlier, None),
-            None => Ok(()),
+        let mut undone = merges.into_iter().chain([run.id]);
+        let marked = undone.try_for_each(|run| journal.mark_undone(run, id));
+        let marked = marked.and_then(|()| match run.kind {
+            RunKind::Undo => journal.stand_again(run.id),
+            _ => Ok(()),
         });
         if let Err(error) = marked {
             site.notes.push(super::site::note(error.to_string()));
         }
     }
     done
-}
-
-/// Where both sides had clashed, the loser gets its content back at its end, as a change, and the
-/// winner has kept its own. So that this is not simply overwritten by the next sync, it is stated
-/// anew, as a change to what the other end is given back: both have changed it, as before the run.
-fn state_anew(site: &mut Site, clashed: &[(RelPath, ContentHash)]) -> Result<(), IndexError> {
-    if clashed.is_empty() {
-        return Ok(());
-    }
-    site.index.transaction(|index| {
-        let clock = index.next_clock();
-        index.use_clock(clock);
-        for (path, other) in clashed {
-            let Some(mut stored) = index.row(path)? else { continue };
-            let row = &mut stored.row;
-            if matches!(row.content, Content::File { .. }) {
-                row.content_version = row.content_version.bump(index.replica(), clock);
-                row.base = Some(*other);
-                index.put(&stored)?;
-            }
-        }
-        Ok(())
-    })
 }
 
 /// Whether the other end may never have heard of a run, because it broke early.
@@ -212,7 +205,7 @@ pub fn may_be_unknown_elsewhere(run: &RunRow) -> bool {
 /// Whether a run was one of two ends. The undo of a restore is none.
 pub fn is_with_another_end(run: &RunRow) -> bool {
     match run.kind {
-        RunKind::Restore => false,
+        RunKind::Restore | RunKind::Resolve => false,
         RunKind::Undo => run.peer.is_some() || !run.reach.location.is_empty(),
         _ => true,
     }

@@ -12,11 +12,11 @@ use super::super::endpoint::Endpoint;
 use super::super::exit::Exit;
 use super::super::run::state_home;
 use super::super::subject::Failure;
-use super::told::{Also, Told, path_of, standing_of};
+use super::told::{Also, Told, anew_of, path_of, standing_of};
 use super::what;
 use crate::journal::{RunId, RunRow};
 use crate::sync::Site;
-use crate::sync::undo::{self, Plan, Standing, UndoError};
+use crate::sync::undo::{self, Anew, Plan, Standing, UndoError};
 use crate::transport::CommandThere;
 
 /// The other end.
@@ -93,31 +93,33 @@ impl Elsewhere {
                     (obstacle.path.as_bytes().to_vec(), kind, obstacle.text.clone())
                 });
                 let (obstacles, paths) = (obstacles.collect(), paths(&prepared));
-                let standing = prepared.standing();
+                let (standing, anew) = (prepared.standing(), prepared.anew());
                 *plan = Some(Box::new(prepared));
-                Ok(Told { paths, obstacles, standing, ..Told::default() })
+                Ok(Told { paths, obstacles, standing, anew, ..Told::default() })
             }
             Elsewhere::Far(command) => {
-                let input = Also { standing: standing.to_vec(), leave: leave.clone() };
+                let (standing, leave) = (standing.to_vec(), leave.clone());
+                let input = Also { standing, leave, ..Also::default() };
                 ask(command, run, &["--dry-run", "--partial"], &input)
             }
         }
     }
 
-    /// Puts back what can be, as the run `id`.
+    /// Puts back what can be, as the run `id`; the end that asks puts back so many paths, and takes
+    /// merges back at some.
     pub(super) fn carry_out(
         self,
         run: &RunRow,
         id: RunId,
         trash: &str,
         (partial, leave): (bool, &BTreeSet<RelPath>),
-        here: u64,
+        (here, anew): (u64, &[Anew]),
     ) -> Result<Told, Failure> {
         match self {
             Elsewhere::Near { plan: None, .. } => Ok(Told::default()),
             Elsewhere::Near { mut site, plan: Some(plan) } => {
                 let paths = paths(&plan);
-                let done = undo::carry_out(&mut site, *plan, id, trash, here);
+                let done = undo::carry_out(&mut site, *plan, id, trash, (here, anew));
                 let failures = done.failures.into_iter();
                 let failures = failures.map(|(path, text)| (path.as_bytes().to_vec(), text));
                 Ok(Told { paths, failures: failures.collect(), ..Told::default() })
@@ -126,7 +128,8 @@ impl Elsewhere {
                 let id = id.to_string();
                 let mut words = vec!["--as", &id];
                 words.extend(partial.then_some("--partial"));
-                let input = Also { leave: leave.clone(), ..Also::default() };
+                let (leave, anew) = (leave.clone(), anew.to_vec());
+                let input = Also { leave, anew, ..Also::default() };
                 ask(&command, run, &words, &input)
             }
         }
@@ -166,6 +169,7 @@ fn ask(
                 told.standing.extend(standing_of(&value));
                 told.paths.push((path_of(&value), text("what")));
             }
+            Some("anew") => told.anew.extend(anew_of(&value)),
             Some("obstacle") => {
                 told.obstacles.push((path_of(&value), text("reason"), text("text")));
             }

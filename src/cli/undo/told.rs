@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use psync_protocol::RelPath;
+use psync_protocol::{ContentHash, RelPath};
 use serde_json::{Map, Value};
 
 use super::super::exit::Exit;
 use super::super::json::put_path;
 use super::super::subject::Failure;
 use crate::journal::State;
-use crate::sync::undo::Standing;
+use crate::sync::undo::{Anew, Standing};
 use crate::transport::ANSWER_MAX;
 
 /// What the other end has to say.
@@ -20,6 +20,8 @@ pub(super) struct Told {
     pub(super) paths: Vec<(Vec<u8>, String)>,
     /// What stands there now.
     pub(super) standing: Vec<Standing>,
+    /// Where it takes a merge back.
+    pub(super) anew: Vec<Anew>,
     /// Paths that stand in the way, with the kind of obstacle and the text for people.
     pub(super) obstacles: Vec<(Vec<u8>, String, String)>,
     /// Paths that could not be put back.
@@ -41,6 +43,9 @@ pub(super) struct Also {
     pub(super) standing: Vec<Standing>,
     /// Paths to be left alone: `leave PATH`.
     pub(super) leave: BTreeSet<RelPath>,
+    /// Paths at which it takes a merge back: `anew PATH HASH`, with the hash of what both had changed;
+    /// no hash where that is not known.
+    pub(super) anew: Vec<Anew>,
 }
 
 impl Also {
@@ -51,7 +56,10 @@ impl Also {
             format!("is {} {}\n", hex(path.as_bytes()), hex(&state))
         });
         let leave = self.leave.iter().map(|path| format!("leave {}\n", hex(path.as_bytes())));
-        standing.chain(leave).collect()
+        let anew = self.anew.iter().map(|(path, base)| {
+            format!("anew {} {}\n", hex(path.as_bytes()), base_digits(base.as_ref()))
+        });
+        standing.chain(leave).chain(anew).collect()
     }
 
     /// Reads the lines from standard input.
@@ -75,6 +83,7 @@ impl Also {
             match word {
                 "is" => also.standing.push((path, state(words.next()?)?)),
                 "leave" => drop(also.leave.insert(path)),
+                "anew" => also.anew.push((path, base(words.next()?)?)),
                 _ => return None,
             }
         }
@@ -108,6 +117,34 @@ pub(super) fn standing_of(value: &Value) -> Option<Standing> {
     Some((path, state(value["stands"].as_str()?)?))
 }
 
+/// A path at which a merge is taken back, for the end that asked.
+pub(super) fn anew((path, base): &Anew) -> Value {
+    let mut map = Map::new();
+    map.insert("type".into(), "anew".into());
+    put_path(&mut map, "path", path.as_bytes());
+    map.insert("base".into(), base_digits(base.as_ref()).into());
+    Value::Object(map)
+}
+
+/// What such an object says.
+pub(super) fn anew_of(value: &Value) -> Option<Anew> {
+    let path = RelPath::new(&path_of(value)).ok()?;
+    Some((path, base(value["base"].as_str()?)?))
+}
+
+fn base_digits(base: Option<&ContentHash>) -> String {
+    base.map(|hash| hex(&hash.0)).unwrap_or_default()
+}
+
+/// A hash in hexadecimal digits, where no digits mean that it is not known; none where they make no
+/// sense.
+fn base(digits: &str) -> Option<Option<ContentHash>> {
+    match digits {
+        "" => Some(None),
+        digits => Some(Some(ContentHash(bytes(digits)?.try_into().ok()?))),
+    }
+}
+
 /// The path of an object: exact where it is not UTF-8.
 pub(super) fn path_of(value: &Value) -> Vec<u8> {
     match value["path_hex"].as_str() {
@@ -138,12 +175,17 @@ mod tests {
         let also = Also {
             standing: vec![(path(b"a b\n"), None), (path(b"\xff"), Some(link.clone()))],
             leave: BTreeSet::from([path(b"c/d")]),
+            anew: vec![(path(b"e"), None), (path(b"\xfe"), Some(ContentHash([7; 32])))],
         };
         let read = Also::parse(&also.to_text()).unwrap();
         assert_eq!((read.standing, read.leave), (also.standing, also.leave));
+        assert!(also.anew.iter().all(|one| anew_of(&anew(one)).as_ref() == Some(one)));
+        assert_eq!(read.anew, also.anew);
         let value = standing(&path(b"\xff"), Some(&link), "delete");
         assert_eq!(standing_of(&value), Some((path(b"\xff"), Some(link))));
-        for wrong in ["is", "is 2e2e", "is 61", "is 61 ff", "leave", "take 61", "leave zz"] {
+        for wrong in
+            ["is", "is 2e2e", "is 61", "is 61 ff", "leave", "take 61", "leave zz", "anew 61 ff"]
+        {
             assert!(Also::parse(wrong).is_none(), "{wrong}");
         }
     }

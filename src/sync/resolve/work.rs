@@ -34,11 +34,13 @@ pub(super) fn in_journal(
 ) -> Result<(), ResolveError> {
     let mut id = [0; 4];
     random(&mut id);
+    // Only for people: nobody is reached for it.
+    let location = site.index.places_of(listed.peer)?.into_iter().next().unwrap_or_default();
     let start = RunStart {
         id: RunId(id),
-        kind: RunKind::Restore,
+        kind: RunKind::Resolve,
         peer: Some(listed.peer),
-        reach: Reach::default(),
+        reach: Reach { location, ..Reach::default() },
         flow: Flow::TwoWay,
         trash: names.trash.clone(),
         planned: deeds.len() as u64,
