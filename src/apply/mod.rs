@@ -266,8 +266,12 @@ impl<'a> Applier<'a> {
     /// staged while their sources still stand; files go; directories come; what is staged and new
     /// links come; emptied directories go, and what takes their place comes.
     pub fn begin(&mut self) -> Result<(), ApplyError> {
-        let brief =
-            Brief { role: self.role, agreement: self.agreement, their_key: &self.keys.theirs };
+        let brief = Brief {
+            role: self.role,
+            agreement: self.agreement,
+            their_key: &self.keys.theirs,
+            permit: &self.permit,
+        };
         let index = &mut *self.index;
         let tasks = task::tasks(brief, |paths| Ok::<_, ApplyError>(index.rows_at(paths)?))?;
         let (root, locked) = (self.root, Locked::now());

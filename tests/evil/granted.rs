@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use psync::identity::MachineKey;
 use psync::transport::Secured;
 use psync_protocol::message::{Coverage, Statement, Want, WantKind};
 use psync_protocol::service::Request;
-use psync_protocol::{ContentDecision, Decision, ErrorCode, Message, Role, Row};
+use psync_protocol::{
+    ContentDecision, ContentHash, Decision, ErrorCode, Message, ReplicaId, Role, Row,
+};
 
 use super::common::daemon::{Served, of_machine};
 use super::common::pair::Said;
@@ -378,6 +381,50 @@ fn a_tree_that_is_gone_is_not_taken_for_deleted_on_the_word_of_a_limited_peer() 
     let mut command = of_machine(&served.temp, "owner");
     Said::of(command.arg(&served.served).arg(&own), 41);
     assert_eq!(read_text(own.join("private/key")), HIDDEN);
+}
+
+/// What is the same on both sides needs no right, and nor does a deletion of what is not here: but a
+/// version that is written down reverts and deletes what others have changed.
+#[test]
+fn what_who_may_only_read_says_of_versions_is_not_written_down() {
+    for grants in ["p1=list", "p1=read", "p1=read,delete", "p1=read,write"] {
+        let served = granting("p1=read");
+        served.authorize("client", grants);
+        served.reload();
+        let own = served.temp.join("own");
+        let owner = rows_and_id(&own).1;
+        write_file(own.join("docs/a.txt"), "an edit of the owner's");
+        write_file(own.join("docs/new"), "a new file of the owner's");
+        let before = rows_and_id(&served.served);
+        let heard = call(&served, |peer| {
+            let claim = |row: Row<_>| {
+                let version = psync_protocol::Version::from_pairs(vec![(owner, 1 << 40)]);
+                Row { content_version: version.clone(), props_version: version, ..row }
+            };
+            let same = peer.mask.rows["docs/a.txt"].row.stated(&peer.mask.key());
+            let gone = peer.mask.gone("docs/new");
+            let mut rows = Vec::new();
+            rows.extend((!grants.contains("write")).then(|| claim(same)));
+            rows.extend((!grants.contains("delete")).then(|| claim(gone)));
+            peer.state(&rows);
+            peer.plan(&vec![Decision::agree(); rows.len()]);
+            peer.finish();
+        });
+        assert!(heard.iter().any(|message| matches!(message, Message::Done(_))), "{heard:?}");
+        assert_eq!(rows_and_id(&served.served), before, "{grants}");
+        let mut command = of_machine(&served.temp, "owner");
+        Said::of(command.arg(&served.served).arg(&own), 0);
+        assert_eq!(read_text(own.join("docs/a.txt")), "an edit of the owner's", "{grants}");
+        assert_eq!(read_text(own.join("docs/new")), "a new file of the owner's", "{grants}");
+        assert_eq!(rows_and_id(&own).1, owner, "{grants}: its index was set aside");
+    }
+}
+
+/// All that a root would tell of its entries, and who it is.
+fn rows_and_id(root: &Path) -> (Vec<Row<ContentHash>>, ReplicaId) {
+    let mut index = psync::index::Index::look(&root.join(".psync")).unwrap().unwrap();
+    let rows = index.rows_since(0).unwrap().into_iter().map(|stored| stored.row);
+    (rows.collect(), index.replica())
 }
 
 fn read_id(served: &Served) -> psync_protocol::IndexId {

@@ -11,7 +11,7 @@ use super::{Initiator, Outcome};
 use crate::apply::{Keepsake, Keys};
 use crate::index::{IndexError, Peer};
 use crate::journal::{Reasons, RunKind};
-use crate::manifest::LocalAccess;
+use crate::manifest::{LocalAccess, Permit};
 use crate::reconcile::{self, AgreedPlan, Context, Draft, Local};
 use crate::report::{Action, Conflict, Phase, Trouble, TroubleKind};
 use crate::scan::Survey;
@@ -172,7 +172,8 @@ impl Initiator<'_> {
         let (index, now) = (&mut self.site.index, self.request.names.now);
         let held_back = std::mem::take(&mut self.held_back);
         let seals = Some(&self.seals);
-        record::conclude(index, peer, agreement, closing, held_back, seals, now)?;
+        let known = (peer, &Permit::all());
+        record::conclude(index, known, agreement, closing, held_back, seals, now)?;
         conflicts::close(index, peer.replica)?;
         self.site.mark();
         let index = &mut self.site.index;

@@ -384,7 +384,7 @@ impl Responder<'_> {
         };
         record::conclude(
             &mut self.site.index,
-            &peer,
+            (&peer, self.permit),
             &agreement,
             &closing,
             self.held_back,
