@@ -109,6 +109,8 @@ pub struct Applier<'a> {
     /// What the peer may read here: only that helps in getting contents from it, and is copied to where
     /// it may read.
     permit: Permit,
+    /// Whether a file of this side is among those that the session is about.
+    in_scope: Box<dyn Fn(&RelPath) -> bool + 'a>,
     names: RunNames,
     /// Files that have to come from the peer.
     fetches: Fetches,
@@ -208,6 +210,7 @@ impl<'a> Applier<'a> {
             agreement,
             keys,
             permit: Permit::all(),
+            in_scope: Box::new(|_| true),
             names,
             fetches: Fetches::default(),
             asked: HashMap::new(),
@@ -250,6 +253,17 @@ impl<'a> Applier<'a> {
     /// that of help in getting contents from it: what is asked for would tell of it.
     pub fn within(&mut self, permit: &Permit) {
         self.permit = permit.clone();
+    }
+
+    /// What a filter leaves out is in no content that comes, and nothing is built on it: the index knows
+    /// more than what is synced with this peer.
+    pub fn keep_to(&mut self, in_scope: impl Fn(&RelPath) -> bool + 'a) {
+        self.in_scope = Box::new(in_scope);
+    }
+
+    /// Whether a file of this side may be of use for what the peer has, or wants.
+    pub fn is_of_use(&self, path: &RelPath) -> bool {
+        self.permit.rights(path.as_bytes()).read && (self.in_scope)(path)
     }
 
     /// Contents of paths with a higher priority are asked for, and sent, before others.

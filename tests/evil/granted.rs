@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use psync::identity::MachineKey;
 use psync::transport::Secured;
-use psync_protocol::message::{Coverage, Statement, Want, WantKind};
+use psync_protocol::message::{Coverage, Mark, Statement, Want, WantKind};
 use psync_protocol::service::Request;
 use psync_protocol::{
     ContentDecision, ContentHash, Decision, ErrorCode, Message, ReplicaId, Role, Row,
@@ -29,7 +29,19 @@ const HIDDEN: &str = "what is not for this peer: 0123456789 0123456789 012345678
 
 /// A daemon with files in and out of a grant, that has met its client.
 fn granting(grants: &str) -> Served {
+    filled(Served::granting(grants))
+}
+
+/// The same, with a filter that leaves the private files out for every peer.
+fn excluding(grants: &str) -> Served {
     let served = Served::granting(grants);
+    let path = served.served.display();
+    served.write_modules(&format!("[module.p1]\npath = '{path}'\nexclude = ['/private/']\n"));
+    served.reload();
+    filled(served)
+}
+
+fn filled(served: Served) -> Served {
     write_file(served.served.join("docs/a.txt"), "open\n".repeat(100));
     write_file(served.served.join("docs/b.txt"), "also open\n".repeat(100));
     write_file(served.served.join("private/key"), HIDDEN);
@@ -322,23 +334,45 @@ fn what_is_outside_of_the_grant_is_not_sent_even_if_it_is_named() {
     assert!(told, "{heard:?}");
 }
 
-/// Whoever knows a hash does not get the content that it is of.
+/// Whoever knows a hash does not get the content that it is of, nor hears whether it is there.
 #[test]
-fn what_is_outside_of_the_grant_is_not_copied_into_it() {
-    let served = granting("p1/docs=read,write,delete");
-    let mut wants = 0;
-    call(&served, |peer| {
-        let row = peer.mask.file("docs/stolen", HIDDEN.as_bytes());
-        peer.impose(&[row]);
-        peer.voice.say(&Message::End);
-        let flight = peer.voice.flight();
-        wants = flight.iter().filter(|message| matches!(message, Message::Want(_))).count();
-    });
-    assert!(
-        !served.served.join("docs/stolen").exists(),
-        "it was copied from where nobody may read"
-    );
-    assert_eq!(wants, 1, "it has to come from whoever states it");
+fn what_is_hidden_is_not_copied_or_built_upon_for_who_knows_its_hash() {
+    for served in [granting("p1/docs=read,write,delete"), excluding("p1=read,write,delete")] {
+        let (mut marks, mut wants) = (Vec::new(), Vec::new());
+        call(&served, |peer| {
+            let base = peer.mask.key().check(&ContentHash::of_bytes(HIDDEN.as_bytes()));
+            let built = Row { base: Some(base), ..peer.mask.file("docs/built", b"on it") };
+            peer.impose(&[built, peer.mask.file("docs/stolen", HIDDEN.as_bytes())]);
+            peer.voice.say(&Message::End);
+            for message in peer.answer.iter().chain(&peer.voice.flight()) {
+                match message {
+                    Message::Marks(heard) => marks.extend(heard.clone()),
+                    Message::Want(want) => wants.push(want.clone()),
+                    _ => {}
+                }
+            }
+        });
+        let stolen = served.served.join("docs/stolen");
+        assert!(!stolen.exists(), "it was copied from where nobody may read");
+        assert_eq!(marks, [Mark::Absent, Mark::Absent]);
+        let whole = |index| Want { index, kind: WantKind::Whole };
+        assert_eq!(wants, [whole(0), whole(1)], "both have to come from whoever states them");
+    }
+}
+
+#[test]
+fn what_a_filter_leaves_out_does_not_arrive_elsewhere() {
+    let served = excluding("p1=read,write,delete");
+    let (code, text) = error(&call(&served, |peer| {
+        let guess = |path| peer.mask.file(path, b"a guess");
+        let rows = [guess("docs/loot"), guess("private/key")];
+        peer.state(&rows);
+        let arrives = of(ContentDecision::Arrive { from: Role::Responder, source: 1 });
+        peer.plan(&[arrives, of(ContentDecision::Later)]);
+        peer.finish();
+    }));
+    assert!(code == ErrorCode::Protocol && text.contains("never stated"), "{code:?} {text}");
+    assert!(!served.served.join("docs/loot").exists());
 }
 
 #[test]

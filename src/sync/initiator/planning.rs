@@ -140,7 +140,7 @@ impl Initiator<'_> {
             record::begin(self.site, kind, self.met, flow, names, planned, &reasons);
         }
         let (agreement, mut closing) =
-            self.carry_out(deciding, paths, draft, (reasons, look_at))?;
+            self.carry_out(deciding, paths, draft, (reasons, look_at), survey)?;
         if !self.is_real() {
             outcome.predicted = Predicted::of(self.line, closing.costs);
             return Ok(outcome);
@@ -397,6 +397,7 @@ impl Initiator<'_> {
         paths: Paths,
         draft: Draft,
         (reasons, look_at): (Reasons, Vec<usize>),
+        survey: &Survey,
     ) -> Result<(Agreement, Closing), SyncError> {
         // Kept before anybody else hears of it, so that it is never used for two things.
         let counter = self.site.index.next_clock();
@@ -412,7 +413,7 @@ impl Initiator<'_> {
         let how = (self.request.names.clone(), self.request.intent);
         let worker =
             Worker::new(self.site, &agreement, Role::Initiator, keys, how, reasons, self.report)?;
-        let mut worker = worker.made_ahead(self.forge.take());
+        let mut worker = worker.keep_to(survey).made_ahead(self.forge.take());
         worker.prefer(priorities);
         look_at.into_iter().try_for_each(|index| worker.keep(index))?;
         let plan: Vec<Message> = self.before_plan.drain(..).chain(plan).collect();

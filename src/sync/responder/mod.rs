@@ -368,7 +368,8 @@ impl Responder<'_> {
             reasons,
             self.report,
         )?
-        .within(self.permit);
+        .within(self.permit)
+        .keep_to(&self.survey);
         let mut closing = exchange::listen_first(worker, self.line, listening, first)?;
         if !is_real {
             return Ok(());
