@@ -417,6 +417,23 @@ fn a_tree_that_is_gone_is_not_taken_for_deleted_on_the_word_of_a_limited_peer() 
     assert_eq!(read_text(own.join("private/key")), HIDDEN);
 }
 
+/// A greeting that accepts an empty tree is no word about how much of a full one may go.
+#[test]
+fn a_limited_peer_does_not_switch_off_the_guard_of_deletions() {
+    let served = granting("p1/docs=read,write,delete");
+    let names: Vec<String> = (0..150).map(|at| format!("docs/many/{at:03}")).collect();
+    names.iter().for_each(|name| write_file(served.served.join(name), name));
+    served.sync_expecting(0, &["--mirror=pull"]);
+    let (code, text) = error(&call(&served, |peer| {
+        peer.hello.accepts_empty = true;
+        let rows: Vec<_> = names.iter().map(|name| peer.mask.gone(name)).collect();
+        peer.impose(&rows);
+        peer.finish();
+    }));
+    assert!(code == ErrorCode::Guard && text.contains("150"), "{code:?} {text}");
+    assert!(names.iter().all(|name| served.served.join(name).exists()));
+}
+
 /// What is the same on both sides needs no right, and nor does a deletion of what is not here: but a
 /// version that is written down reverts and deletes what others have changed.
 #[test]

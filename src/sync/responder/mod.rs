@@ -294,7 +294,7 @@ impl Responder<'_> {
     fn guard_deletions(&mut self, agreement: &Agreement) -> Result<(), SyncError> {
         let limit = DeleteLimit::default().of(self.survey.live);
         let named = reconcile::deletions(agreement);
-        if self.hello.accepts_empty || named.len() as u64 <= limit {
+        if accepts_empty(&self.hello, self.permit) || named.len() as u64 <= limit {
             return Ok(());
         }
         let mut deletions = 0;
