@@ -381,7 +381,8 @@ impl Seals {
         let last = self.joined.as_ref().or(self.pairs.first());
         let number = last.map_or(0, |pair| pair.number) + 1;
         let pair = Pair { number, said: said.clone(), heard: heard.clone(), at: now };
-        index.put_pair(heard.claim.signer, &pair)
+        index.put_pair(heard.claim.signer, &pair)?;
+        index.forget_strangers(heard.claim.signer)
     }
 }
 
