@@ -18,6 +18,7 @@ use common::daemon::{Served, key_of, of_machine};
 use common::pair::{Said, names, noise};
 use common::tree::assert_same_trees;
 use common::{PSYNC, TempDir, local_rsh, psync, psync_over, read_text, set_mode, write_file};
+use psync::index::Index;
 use rustix::process::Signal;
 
 const ALL: &str = "p1=read,write,delete";
@@ -123,6 +124,46 @@ fn who_may_only_read_changes_nothing() {
         daemon.sync_expecting(0, &["--mirror", "pull"]);
         assert_same_trees(&daemon.served, &daemon.mine);
     }
+}
+
+/// The server writes nothing down of what such a peer says, so the two keep different versions. That
+/// costs nothing, and is no conflict.
+#[test]
+fn who_may_only_read_stays_in_step_with_files_that_it_had_already() {
+    let daemon = Served::granting("p1=read");
+    for folder in [&daemon.served, &daemon.mine] {
+        write_file(folder.join("a"), "the same");
+        write_file(folder.join("dir/b"), "the same");
+    }
+    write_file(daemon.mine.join("c"), "only here");
+    write_file(daemon.served.join("d"), "there");
+    write_file(daemon.mine.join("d"), "here");
+    daemon.sync_expecting(0, &["--mirror", "pull"]);
+    assert_same_trees(&daemon.served, &daemon.mine);
+    let nothing_to_do = |daemon: &Served| {
+        let summary = daemon.sync_expecting(0, &["--json"]).summary();
+        assert_eq!(summary["turns"], 2, "{summary}");
+    };
+    nothing_to_do(&daemon);
+    for round in 0..3 {
+        for path in ["a", "dir/b", "d"] {
+            write_file(daemon.served.join(path), format!("round {round}"));
+        }
+        let options: &[&str] = if round == 1 { &["--mirror", "pull"] } else { &[] };
+        daemon.sync_expecting(0, options);
+        assert_same_trees(&daemon.served, &daemon.mine);
+        nothing_to_do(&daemon);
+    }
+    fs::remove_file(daemon.served.join("a")).unwrap();
+    fs::remove_dir_all(daemon.served.join("dir")).unwrap();
+    set_mode(&daemon.served.join("d"), 0o600);
+    daemon.sync_expecting(0, &[]);
+    assert_same_trees(&daemon.served, &daemon.mine);
+    nothing_to_do(&daemon);
+    // What has changed at that side only is no choice, and versions do not grow by one.
+    let index = Index::look(&daemon.mine.join(".psync")).unwrap().unwrap().rows_since(0).unwrap();
+    let longest = index.iter().map(|stored| stored.row.content_version.pairs().len()).max();
+    assert!(longest <= Some(3), "{longest:?}");
 }
 
 #[test]

@@ -33,6 +33,9 @@ impl Applier<'_> {
         let Some(Content::File { hash, .. }) = task.old.as_ref().map(|old| &old.row.content) else {
             return;
         };
+        if !self.is_of_use(&task.path) {
+            return;
+        }
         let check = self.keys.theirs.check(hash);
         self.bases.trashed.insert(check, place.to_vec());
     }
@@ -78,11 +81,11 @@ impl Applier<'_> {
     fn files_by_check(&mut self) -> Option<&HashMap<Check, RelPath>> {
         if self.bases.files.is_none() {
             let mut files = HashMap::new();
-            let (key, permit) = (&self.keys.theirs, &self.permit);
+            let key = &self.keys.theirs;
             let listed = self.index.files(|path, _, hash| {
                 // That a file is here at all is told by what is asked for.
-                if permit.rights(path).read
-                    && let Ok(path) = RelPath::new(path)
+                if let Ok(path) = RelPath::new(path)
+                    && self.is_of_use(&path)
                 {
                     files.insert(key.check(&hash), path);
                 }

@@ -109,6 +109,8 @@ pub struct Applier<'a> {
     /// What the peer may read here: only that helps in getting contents from it, and is copied to where
     /// it may read.
     permit: Permit,
+    /// Whether a file of this side is among those that the session is about.
+    in_scope: Box<dyn Fn(&RelPath) -> bool + 'a>,
     names: RunNames,
     /// Files that have to come from the peer.
     fetches: Fetches,
@@ -208,6 +210,7 @@ impl<'a> Applier<'a> {
             agreement,
             keys,
             permit: Permit::all(),
+            in_scope: Box::new(|_| true),
             names,
             fetches: Fetches::default(),
             asked: HashMap::new(),
@@ -252,6 +255,17 @@ impl<'a> Applier<'a> {
         self.permit = permit.clone();
     }
 
+    /// What a filter leaves out is in no content that comes, and nothing is built on it: the index knows
+    /// more than what is synced with this peer.
+    pub fn keep_to(&mut self, in_scope: impl Fn(&RelPath) -> bool + 'a) {
+        self.in_scope = Box::new(in_scope);
+    }
+
+    /// Whether a file of this side may be of use for what the peer has, or wants.
+    pub fn is_of_use(&self, path: &RelPath) -> bool {
+        self.permit.rights(path.as_bytes()).read && (self.in_scope)(path)
+    }
+
     /// Contents of paths with a higher priority are asked for, and sent, before others.
     pub fn prefer(&mut self, priorities: HashMap<u64, i32>) {
         self.priorities = priorities;
@@ -266,8 +280,12 @@ impl<'a> Applier<'a> {
     /// staged while their sources still stand; files go; directories come; what is staged and new
     /// links come; emptied directories go, and what takes their place comes.
     pub fn begin(&mut self) -> Result<(), ApplyError> {
-        let brief =
-            Brief { role: self.role, agreement: self.agreement, their_key: &self.keys.theirs };
+        let brief = Brief {
+            role: self.role,
+            agreement: self.agreement,
+            their_key: &self.keys.theirs,
+            permit: &self.permit,
+        };
         let index = &mut *self.index;
         let tasks = task::tasks(brief, |paths| Ok::<_, ApplyError>(index.rows_at(paths)?))?;
         let (root, locked) = (self.root, Locked::now());

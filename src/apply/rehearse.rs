@@ -6,8 +6,12 @@ use super::{Act, Applier, ApplyError};
 impl Applier<'_> {
     /// In place of [`Applier::begin`]: finds out what has to come, and changes nothing.
     pub fn rehearse(&mut self) -> Result<(), ApplyError> {
-        let brief =
-            Brief { role: self.role, agreement: self.agreement, their_key: &self.keys.theirs };
+        let brief = Brief {
+            role: self.role,
+            agreement: self.agreement,
+            their_key: &self.keys.theirs,
+            permit: &self.permit,
+        };
         let index = &mut *self.index;
         let mut tasks = task::tasks(brief, |paths| Ok::<_, ApplyError>(index.rows_at(paths)?))?;
         tasks.retain(|task| matches!(task.act, Act::Fetch { size: 1.., .. }));

@@ -59,12 +59,13 @@ impl Applier<'_> {
         if sizes.is_empty() {
             return Ok(found);
         }
-        let (key, permit) = (&self.keys.theirs, &self.permit);
+        let key = &self.keys.theirs;
         self.index.files(|path, size, hash| {
-            if !sizes.contains(&size) || !permit.rights(path).read {
+            if !sizes.contains(&size) {
                 return;
             }
             if let (Some(paths), Ok(path)) = (found.get_mut(&key.check(&hash)), RelPath::new(path))
+                && self.is_of_use(&path)
             {
                 paths.push(path);
             }

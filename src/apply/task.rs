@@ -7,7 +7,7 @@ use psync_protocol::{
     Version,
 };
 
-use crate::manifest::{Stamp, Stored};
+use crate::manifest::{Permit, Stamp, Stored};
 
 /// What one end has to do at one path.
 #[derive(Debug, Clone)]
@@ -69,6 +69,20 @@ pub enum Beside {
     Agrees(Box<Stored>),
 }
 
+impl Task {
+    /// Whether the peer may have this done. What changes the tree was looked at with the plan as a
+    /// whole; what is only written down needs the right to change what it is about, too: by a
+    /// version, or by a deletion of what is not here, others would lose what they have.
+    fn is_within(&self, permit: &Permit) -> bool {
+        let rights = permit.rights(self.path.as_bytes());
+        match self.act {
+            Act::Adopt if is_live(&self.old) => rights.write,
+            Act::Adopt => rights.delete,
+            _ => true,
+        }
+    }
+}
+
 /// What the tasks of one end are derived from.
 #[derive(Debug, Clone, Copy)]
 pub struct Brief<'a> {
@@ -78,6 +92,8 @@ pub struct Brief<'a> {
     pub agreement: &'a Agreement,
     /// The key under which the peer states its rows.
     pub their_key: &'a CheckKey,
+    /// What the peer may do here.
+    pub permit: &'a Permit,
 }
 
 /// Lists the tasks in the order of the paths. `own` looks up this end's rows: of each of these paths
@@ -111,7 +127,8 @@ pub fn tasks<E: From<ProtocolError>>(
             }
             _ => None,
         };
-        tasks.extend(task(brief, index, &paths[index], decision, agreed, old, arriving)?);
+        let task = task(brief, index, &paths[index], decision, agreed, old, arriving)?;
+        tasks.extend(task.filter(|task| task.is_within(brief.permit)));
     }
     Ok(tasks)
 }

@@ -1,10 +1,11 @@
-//! The key of a replica: one root on one machine. It lies beside the root's index, is made with the
-//! replica's id, and signs what the replica states.
+//! The key of a replica: one root on one machine. It lies beside the root's index, gives the
+//! replica its id, and signs what the replica states.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use psync_protocol::ReplicaId;
 use psync_protocol::signed::Digest;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
@@ -71,6 +72,14 @@ impl ReplicaKey {
 }
 
 impl PublicKey {
+    /// The id of the replica that signs with this key. Nobody else has a key with this id, so nobody can
+    /// take it for his own, however many know it from versions.
+    pub fn replica_id(&self) -> ReplicaId {
+        let hash = blake3::derive_key("psync 2026-11 replica id", self.as_bytes());
+        let (first, _) = hash.split_first_chunk::<16>().expect("a hash has 32 bytes");
+        ReplicaId(*first)
+    }
+
     /// Whether a signature of a digest was made with this key.
     pub fn has_signed(&self, digest: &Digest, signature: &[u8; 64]) -> bool {
         UnparsedPublicKey::new(&ED25519, self.as_bytes()).verify(&digest.0, signature).is_ok()

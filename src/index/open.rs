@@ -230,7 +230,7 @@ impl Index {
             return Err(Trouble::Unusable(reason.into()));
         }
         if self.meta::<1>("unsigned")?.is_some() {
-            let reason = "the key that this root has signed with is lost";
+            let reason = "the key that this root has signed with is lost, or gives it another id";
             return Err(Trouble::Unusable(reason.into()));
         }
         self.signing_key = self.meta("signing_key")?;
@@ -284,14 +284,16 @@ impl Index {
         self.signing_key
     }
 
-    /// Notes the public key that this replica signs with from now on.
-    pub fn put_signing_key(&mut self, key: [u8; 32]) -> Result<(), IndexError> {
+    /// Notes the public key that this replica signs with from now on, and the id that is made of it. To
+    /// be called within a transaction.
+    pub fn sign_as(&mut self, replica: ReplicaId, key: [u8; 32]) -> Result<(), IndexError> {
+        self.put_meta("replica", &replica.0)?;
         self.put_meta("signing_key", &key)?;
-        self.signing_key = Some(key);
+        (self.replica, self.signing_key) = (replica, Some(key));
         Ok(())
     }
 
-    /// Notes that the secret of this replica's key is lost. Peers take nobody else for it: it is set
+    /// Notes that the secret of this replica's key is lost, or does not give its id. Peers take nobody else for it: it is set
     /// aside when it is opened next, and the root becomes a new replica.
     pub fn mark_unsigned(&mut self) -> Result<(), IndexError> {
         self.put_meta("unsigned", &[1])

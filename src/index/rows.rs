@@ -81,8 +81,10 @@ const ROWS_SINCE: &str = select!("FROM entries NOT INDEXED WHERE sequence > ?1 O
 const FEW_ROWS_SINCE: &str =
     select!("FROM entries INDEXED BY entries_by_sequence WHERE sequence > ?1 ORDER BY path");
 const ANNOUNCED: &str = select!("FROM intents");
-const MARK_SHARED: &str = "UPDATE entries SET shared = 1, agreed_mode = mode WHERE path = ?1";
-const UNMARKED: &str = "SELECT path FROM entries WHERE shared = 0 OR agreed_mode != mode";
+const MARK_SHARED: &str = "UPDATE entries SET shared = 1 WHERE path = ?1";
+const UNSHARED: &str = "SELECT path FROM entries WHERE shared = 0";
+const MARK_AGREED: &str = "UPDATE entries SET shared = 1, agreed_mode = mode WHERE path = ?1";
+const UNAGREED: &str = "SELECT path FROM entries WHERE shared = 0 OR agreed_mode != mode";
 
 /// Where one path in so many is looked up, or fewer, each is looked up by itself.
 const SPARSE: usize = 16;
@@ -269,7 +271,17 @@ impl Index {
 
     /// Records that a peer has what stands at these paths, which are sorted. That is no change.
     pub fn mark_shared(&mut self, paths: &[&RelPath]) -> Result<(), IndexError> {
-        let mut mark = self.db.prepare_cached(MARK_SHARED)?;
+        self.mark(MARK_SHARED, UNSHARED, paths)
+    }
+
+    /// The same, and that this end and the peer have agreed on the modes there.
+    pub fn mark_agreed(&mut self, paths: &[&RelPath]) -> Result<(), IndexError> {
+        self.mark(MARK_AGREED, UNAGREED, paths)
+    }
+
+    /// Marks these paths, which are sorted, as far as they are among the `unmarked`.
+    fn mark(&mut self, mark: &str, unmarked: &str, paths: &[&RelPath]) -> Result<(), IndexError> {
+        let mut mark = self.db.prepare_cached(mark)?;
         let mut mark = |path: &RelPath| -> Result<(), IndexError> {
             mark.execute([path.as_bytes()])?;
             Ok(())
@@ -279,8 +291,8 @@ impl Index {
         }
         // Where many were agreed most are marked already: finding the others is quicker than writing
         // all.
+        let mut statement = self.db.prepare_cached(unmarked)?;
         let mut unmarked = Vec::new();
-        let mut statement = self.db.prepare_cached(UNMARKED)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let at = path_of(row)?;

@@ -235,3 +235,48 @@ fn many_rows_are_marked_as_shared_like_few() {
     let expected: Vec<bool> = (0..100).map(|at| at % 2 == 0 || at == 1).collect();
     assert_eq!(shared, expected);
 }
+
+#[test]
+fn strangers_leave_no_more_than_so_many_peers_and_those_met_often_stay() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    let id = |number: u16| ReplicaId([number.to_le_bytes(); 8].concat().try_into().unwrap());
+    let claim = psync_protocol::signed::Claim::from_bytes(&[0; 249]).unwrap();
+    let link = Link { claim, signature: [0; 64] };
+    let meet = |index: &mut Index, number: u16, session: u64, ends: bool| {
+        let (replica, index_id) = (id(number), IndexId([1; 8]));
+        let pair = Pair { number: session, said: link.clone(), heard: link.clone(), at: 0 };
+        let signer = Signer { key: [2; 32], index_id, sequence: 1 };
+        index.put_signer(replica, &signer).unwrap();
+        index.put_pair(replica, &pair).unwrap();
+        index.forget_strangers(replica).unwrap();
+        let (our_scope, their_scope) = ([0; 8], [0; 8]);
+        let peer = Peer { replica, index_id, theirs: 1, ours: 1, our_scope, their_scope };
+        if ends {
+            index.put_peer(&peer, i64::from(number)).unwrap();
+        }
+    };
+    meet(&mut index, 0, 1, true);
+    meet(&mut index, 0, 2, true);
+    for number in 1..1_010 {
+        meet(&mut index, number, 1, true);
+    }
+    meet(&mut index, 2_000, 1, false);
+    assert!(index.signer(id(2_000)).unwrap().is_some(), "its session is under way");
+    meet(&mut index, 2_001, 1, false);
+    let has = |number| {
+        let (peer, signer) = (index.peer(id(number)).unwrap(), index.signer(id(number)).unwrap());
+        (peer.is_some(), signer.is_some(), index.chain(id(number), 9).unwrap().len())
+    };
+    assert_eq!(has(0), (true, true, 2), "met twice");
+    assert_eq!(has(1), (false, false, 0), "not seen for longest");
+    assert_eq!(has(1_009), (true, true, 1), "seen last");
+    assert_eq!(has(2_000), (false, false, 0), "never came to an end");
+    assert_eq!(index.acquaintances().unwrap().len(), 1_000);
+    assert_eq!(index.signers().unwrap().len(), 1_001);
+    // Who is not seen for long takes everything along.
+    index.forget_old(3_000 + TOMBSTONE_AGE).unwrap();
+    assert!(index.acquaintances().unwrap().is_empty());
+    index.forget_strangers(id(0)).unwrap();
+    assert!(index.signers().unwrap().is_empty());
+}

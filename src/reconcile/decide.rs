@@ -362,13 +362,21 @@ fn props_of(props: Props, rows: Rows<'_>) -> PropsDecision {
     }
 }
 
-/// One way: what `source` has is taken, whatever the other side did.
+/// One way: what `source` has is taken, whatever the other side did. That is a choice only where the
+/// other side has done something: a source that may not be written to records none, so that each of
+/// its changes is concurrent with what was chosen before.
 fn one_way(rows: Rows<'_>, source: Role) -> Ruling {
     let (new, old) = (rows.of(source), rows.of(source.other()));
     let same = new.content.same(&old.content);
     let props_same = !new.content.is_live() || new.props == old.props;
-    let content_resolved = !same && !new.content_version.includes(&old.content_version);
-    let props_resolved = !props_same && !new.props_version.includes(&old.props_version);
+    let content_resolved = !same
+        && !new.content_version.includes(&old.content_version)
+        && standing(rows) != Standing::Changed(source);
+    let props_resolved = match new.props_version.compare(&old.props_version) {
+        Relation::Newer | Relation::Equal => false,
+        Relation::Concurrent => !props_same && content_resolved,
+        Relation::Older => !props_same,
+    };
     Ruling {
         fate: if same { Fate::Agree } else { Fate::Take(source) },
         props: if same && props_same { PropsDecision::Agree } else { PropsDecision::Take(source) },

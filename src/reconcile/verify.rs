@@ -25,6 +25,9 @@ pub fn verify(agreement: &Agreement, flow: Flow, first_contact: bool) -> Result<
         if !is_of_somebody(stand, decision) {
             return refuse("a decision takes what was never stated");
         }
+        if let ContentDecision::Arrive { from, source } = decision.content {
+            arrives_from(agreement.paths.get(source), from)?;
+        }
         if flow == Flow::ToInitiator && changes_responder(decision) {
             return refuse("it changes this side, which is mirrored");
         }
@@ -57,6 +60,17 @@ fn is_of_somebody(stand: &Stand, decision: &Decision) -> bool {
     let is_stated = |role: Role| stand.of(role).is_some();
     decision.is_postponed()
         || content.is_none_or(is_stated) && (!stays || props.is_none_or(is_stated))
+}
+
+/// What arrives has to be a file that its end has stated, at a path which is synced: the index knows
+/// others, too.
+fn arrives_from(source: Option<&Stand>, from: Role) -> Result<(), ProtocolError> {
+    let open = source.filter(|stand| stand.access == Access::Open);
+    let row = open.and_then(|stand| stand.of(from));
+    match row.is_some_and(|row| matches!(row.content, Content::File { .. })) {
+        true => Ok(()),
+        false => refuse("what arrives was never stated where it comes from"),
+    }
 }
 
 /// Whether something on the responder's side may have to change.

@@ -56,8 +56,12 @@ impl Survey {
 
     /// Whether what the index says about a row is what stands on disk, and concerns the peer.
     pub fn speaks_of(&self, stored: &Stored) -> bool {
-        let is_dir = matches!(stored.row.content, Content::Directory);
-        !self.is_blind(&stored.row.path) && self.scope.covers(&stored.row.path, is_dir)
+        self.speaks_at(&stored.row.path, matches!(stored.row.content, Content::Directory))
+    }
+
+    /// The same for whatever is a directory, or is none, at a path.
+    pub fn speaks_at(&self, path: &RelPath, is_dir: bool) -> bool {
+        !self.is_blind(path) && self.scope.covers(path, is_dir)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::index::{Index, SharedFile};
 use crate::journal::Reasons;
 use crate::manifest::Permit;
 use crate::report::{Report, Silent, Trouble, TroubleKind};
+use crate::scan::Survey;
 use crate::store::Store;
 use crate::transport::{Line, Rates};
 
@@ -152,6 +153,12 @@ impl<'a> Worker<'a> {
     pub(super) fn within(mut self, permit: &Permit) -> Worker<'a> {
         self.applier.within(permit);
         Worker { permit: permit.clone(), ..self }
+    }
+
+    /// Of the files on this side only those are of use that the session is about.
+    pub(super) fn keep_to(mut self, survey: &'a Survey) -> Worker<'a> {
+        self.applier.keep_to(|path| survey.speaks_at(path, false));
+        self
     }
 
     /// Patches are being made that may be of use.

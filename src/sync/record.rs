@@ -13,7 +13,7 @@ use super::{Site, SyncError};
 use crate::apply::RunNames;
 use crate::index::{Index, IndexError, LineFigures, Peer};
 use crate::journal::{Reasons, RunId, RunKind, RunStart};
-use crate::manifest::{LocalAccess, References, Stored};
+use crate::manifest::{LocalAccess, Permit, References, Stored};
 use crate::scan::Survey;
 use crate::transport::Rates;
 
@@ -105,10 +105,10 @@ pub(super) fn access(survey: &Survey, path: &RelPath, row: Option<&Row<Check>>) 
 }
 
 /// After a complete session: which contents the peer has now, what stays pending, and how far the
-/// two know each other.
+/// two know each other. With a peer that may not write at a path nothing was agreed on there.
 pub(super) fn conclude(
     index: &mut Index,
-    peer: &Peer,
+    (peer, permit): (&Peer, &Permit),
     agreement: &Agreement,
     closing: &Closing,
     held_back: Vec<RelPath>,
@@ -117,7 +117,7 @@ pub(super) fn conclude(
 ) -> Result<(), IndexError> {
     let failed: BTreeSet<u64> = closing.failures().map(|failure| failure.index).collect();
     let mut pending: BTreeSet<RelPath> = index.pending(peer.replica)?.into_iter().collect();
-    let mut agreed = Vec::new();
+    let (mut agreed, mut shared) = (Vec::new(), Vec::new());
     for (at, (stand, decision)) in agreement.paths.iter().zip(&agreement.decisions).enumerate() {
         if failed.contains(&(at as u64)) || decision.content == ContentDecision::Later {
             pending.insert(stand.path().clone());
@@ -127,13 +127,16 @@ pub(super) fn conclude(
         } else {
             pending.remove(stand.path());
             if decision.content != ContentDecision::Ignore {
-                agreed.push(stand.path());
+                let may_write = permit.rights(stand.path().as_bytes()).write;
+                let known = if may_write { &mut agreed } else { &mut shared };
+                known.push(stand.path());
             }
         }
     }
     pending.extend(held_back);
     index.transaction(|index| {
-        index.mark_shared(&agreed)?;
+        index.mark_agreed(&agreed)?;
+        index.mark_shared(&shared)?;
         index.set_pending(peer.replica, pending.iter())?;
         index.forget_all_announced()?;
         index.put_peer(peer, now)?;

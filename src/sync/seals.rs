@@ -342,7 +342,7 @@ impl Seals {
         Ok(Verified::Yes)
     }
 
-    /// The key that the peer has to sign with: there is never another one for the same replica.
+    /// The key that the peer has to sign with: that of which its id is made.
     fn key_of_peer(&self, seal: &Seal) -> Result<PublicKey, SyncError> {
         let pinned = self.signer.map(|signer| PublicKey::new(signer.key)).or(self.shown);
         let shown = seal.key.map(PublicKey::new);
@@ -350,8 +350,9 @@ impl Seals {
             (Some(pinned), Some(shown)) if pinned != shown => {
                 Err(SyncError::OtherKey { known: pinned.fingerprint(), now: shown.fingerprint() })
             }
-            (Some(key), _) | (None, Some(key)) => Ok(key),
-            (None, None) => Err(SyncError::Forged),
+            (Some(key), _) => Ok(key),
+            (None, Some(key)) if self.peer.is_some_and(|(id, _)| id == key.replica_id()) => Ok(key),
+            (None, _) => Err(SyncError::Forged),
         }
     }
 
@@ -380,7 +381,8 @@ impl Seals {
         let last = self.joined.as_ref().or(self.pairs.first());
         let number = last.map_or(0, |pair| pair.number) + 1;
         let pair = Pair { number, said: said.clone(), heard: heard.clone(), at: now };
-        index.put_pair(heard.claim.signer, &pair)
+        index.put_pair(heard.claim.signer, &pair)?;
+        index.forget_strangers(heard.claim.signer)
     }
 }
 

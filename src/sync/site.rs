@@ -239,15 +239,18 @@ impl Site {
     }
 }
 
-/// The index in a state directory, and the key that was made with it. An index whose key is lost is of
-/// no use: nobody takes what it states for its own.
+/// The index in a state directory, and the key that its id is made of. An index whose key is lost, or
+/// gives another id, is of no use: nobody takes what it states for its own.
 fn open_index(
     state: &Path,
     at: impl Fn(OpenError) -> SyncError,
 ) -> Result<(Index, ReplicaKey, Option<SetAside>), SyncError> {
     let (mut index, set_aside) = Index::open(state, random).map_err(&at)?;
     let key = ReplicaKey::read(state)?;
-    let is_its = |key: &ReplicaKey| index.signing_key() == Some(*key.public().as_bytes());
+    let is_its = |key: &ReplicaKey| {
+        index.signing_key() == Some(*key.public().as_bytes())
+            && index.replica() == key.public().replica_id()
+    };
     if let Some(key) = key.filter(is_its) {
         return Ok((index, key, set_aside));
     }
@@ -258,7 +261,9 @@ fn open_index(
         (index, aside) = Index::open(state, random).map_err(&at)?;
     }
     let key = ReplicaKey::make(state, random)?;
-    index.put_signing_key(*key.public().as_bytes()).map_err(|error| at(error.into()))?;
+    let public = key.public();
+    let named = index.transaction(|index| index.sign_as(public.replica_id(), *public.as_bytes()));
+    named.map_err(|error| at(error.into()))?;
     Ok((index, key, aside))
 }
 

@@ -4,14 +4,17 @@ use std::fs::File;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use psync::identity::MachineKey;
 use psync::transport::Secured;
-use psync_protocol::message::{Coverage, Statement, Want, WantKind};
+use psync_protocol::message::{Coverage, Mark, Statement, Want, WantKind};
 use psync_protocol::service::Request;
-use psync_protocol::{ContentDecision, Decision, ErrorCode, Message, Role, Row};
+use psync_protocol::{
+    ContentDecision, ContentHash, Decision, ErrorCode, Message, ReplicaId, Role, Row,
+};
 
 use super::common::daemon::{Served, of_machine};
 use super::common::pair::Said;
@@ -26,7 +29,19 @@ const HIDDEN: &str = "what is not for this peer: 0123456789 0123456789 012345678
 
 /// A daemon with files in and out of a grant, that has met its client.
 fn granting(grants: &str) -> Served {
+    filled(Served::granting(grants))
+}
+
+/// The same, with a filter that leaves the private files out for every peer.
+fn excluding(grants: &str) -> Served {
     let served = Served::granting(grants);
+    let path = served.served.display();
+    served.write_modules(&format!("[module.p1]\npath = '{path}'\nexclude = ['/private/']\n"));
+    served.reload();
+    filled(served)
+}
+
+fn filled(served: Served) -> Served {
     write_file(served.served.join("docs/a.txt"), "open\n".repeat(100));
     write_file(served.served.join("docs/b.txt"), "also open\n".repeat(100));
     write_file(served.served.join("private/key"), HIDDEN);
@@ -319,23 +334,45 @@ fn what_is_outside_of_the_grant_is_not_sent_even_if_it_is_named() {
     assert!(told, "{heard:?}");
 }
 
-/// Whoever knows a hash does not get the content that it is of.
+/// Whoever knows a hash does not get the content that it is of, nor hears whether it is there.
 #[test]
-fn what_is_outside_of_the_grant_is_not_copied_into_it() {
-    let served = granting("p1/docs=read,write,delete");
-    let mut wants = 0;
-    call(&served, |peer| {
-        let row = peer.mask.file("docs/stolen", HIDDEN.as_bytes());
-        peer.impose(&[row]);
-        peer.voice.say(&Message::End);
-        let flight = peer.voice.flight();
-        wants = flight.iter().filter(|message| matches!(message, Message::Want(_))).count();
-    });
-    assert!(
-        !served.served.join("docs/stolen").exists(),
-        "it was copied from where nobody may read"
-    );
-    assert_eq!(wants, 1, "it has to come from whoever states it");
+fn what_is_hidden_is_not_copied_or_built_upon_for_who_knows_its_hash() {
+    for served in [granting("p1/docs=read,write,delete"), excluding("p1=read,write,delete")] {
+        let (mut marks, mut wants) = (Vec::new(), Vec::new());
+        call(&served, |peer| {
+            let base = peer.mask.key().check(&ContentHash::of_bytes(HIDDEN.as_bytes()));
+            let built = Row { base: Some(base), ..peer.mask.file("docs/built", b"on it") };
+            peer.impose(&[built, peer.mask.file("docs/stolen", HIDDEN.as_bytes())]);
+            peer.voice.say(&Message::End);
+            for message in peer.answer.iter().chain(&peer.voice.flight()) {
+                match message {
+                    Message::Marks(heard) => marks.extend(heard.clone()),
+                    Message::Want(want) => wants.push(want.clone()),
+                    _ => {}
+                }
+            }
+        });
+        let stolen = served.served.join("docs/stolen");
+        assert!(!stolen.exists(), "it was copied from where nobody may read");
+        assert_eq!(marks, [Mark::Absent, Mark::Absent]);
+        let whole = |index| Want { index, kind: WantKind::Whole };
+        assert_eq!(wants, [whole(0), whole(1)], "both have to come from whoever states them");
+    }
+}
+
+#[test]
+fn what_a_filter_leaves_out_does_not_arrive_elsewhere() {
+    let served = excluding("p1=read,write,delete");
+    let (code, text) = error(&call(&served, |peer| {
+        let guess = |path| peer.mask.file(path, b"a guess");
+        let rows = [guess("docs/loot"), guess("private/key")];
+        peer.state(&rows);
+        let arrives = of(ContentDecision::Arrive { from: Role::Responder, source: 1 });
+        peer.plan(&[arrives, of(ContentDecision::Later)]);
+        peer.finish();
+    }));
+    assert!(code == ErrorCode::Protocol && text.contains("never stated"), "{code:?} {text}");
+    assert!(!served.served.join("docs/loot").exists());
 }
 
 #[test]
@@ -378,6 +415,67 @@ fn a_tree_that_is_gone_is_not_taken_for_deleted_on_the_word_of_a_limited_peer() 
     let mut command = of_machine(&served.temp, "owner");
     Said::of(command.arg(&served.served).arg(&own), 41);
     assert_eq!(read_text(own.join("private/key")), HIDDEN);
+}
+
+/// A greeting that accepts an empty tree is no word about how much of a full one may go.
+#[test]
+fn a_limited_peer_does_not_switch_off_the_guard_of_deletions() {
+    let served = granting("p1/docs=read,write,delete");
+    let names: Vec<String> = (0..150).map(|at| format!("docs/many/{at:03}")).collect();
+    names.iter().for_each(|name| write_file(served.served.join(name), name));
+    served.sync_expecting(0, &["--mirror=pull"]);
+    let (code, text) = error(&call(&served, |peer| {
+        peer.hello.accepts_empty = true;
+        let rows: Vec<_> = names.iter().map(|name| peer.mask.gone(name)).collect();
+        peer.impose(&rows);
+        peer.finish();
+    }));
+    assert!(code == ErrorCode::Guard && text.contains("150"), "{code:?} {text}");
+    assert!(names.iter().all(|name| served.served.join(name).exists()));
+}
+
+/// What is the same on both sides needs no right, and nor does a deletion of what is not here: but a
+/// version that is written down reverts and deletes what others have changed.
+#[test]
+fn what_who_may_only_read_says_of_versions_is_not_written_down() {
+    for grants in ["p1=list", "p1=read", "p1=read,delete", "p1=read,write"] {
+        let served = granting("p1=read");
+        served.authorize("client", grants);
+        served.reload();
+        let own = served.temp.join("own");
+        let owner = rows_and_id(&own).1;
+        write_file(own.join("docs/a.txt"), "an edit of the owner's");
+        write_file(own.join("docs/new"), "a new file of the owner's");
+        let before = rows_and_id(&served.served);
+        let heard = call(&served, |peer| {
+            let claim = |row: Row<_>| {
+                let version = psync_protocol::Version::from_pairs(vec![(owner, 1 << 40)]);
+                Row { content_version: version.clone(), props_version: version, ..row }
+            };
+            let same = peer.mask.rows["docs/a.txt"].row.stated(&peer.mask.key());
+            let gone = peer.mask.gone("docs/new");
+            let mut rows = Vec::new();
+            rows.extend((!grants.contains("write")).then(|| claim(same)));
+            rows.extend((!grants.contains("delete")).then(|| claim(gone)));
+            peer.state(&rows);
+            peer.plan(&vec![Decision::agree(); rows.len()]);
+            peer.finish();
+        });
+        assert!(heard.iter().any(|message| matches!(message, Message::Done(_))), "{heard:?}");
+        assert_eq!(rows_and_id(&served.served), before, "{grants}");
+        let mut command = of_machine(&served.temp, "owner");
+        Said::of(command.arg(&served.served).arg(&own), 0);
+        assert_eq!(read_text(own.join("docs/a.txt")), "an edit of the owner's", "{grants}");
+        assert_eq!(read_text(own.join("docs/new")), "a new file of the owner's", "{grants}");
+        assert_eq!(rows_and_id(&own).1, owner, "{grants}: its index was set aside");
+    }
+}
+
+/// All that a root would tell of its entries, and who it is.
+fn rows_and_id(root: &Path) -> (Vec<Row<ContentHash>>, ReplicaId) {
+    let mut index = psync::index::Index::look(&root.join(".psync")).unwrap().unwrap();
+    let rows = index.rows_since(0).unwrap().into_iter().map(|stored| stored.row);
+    (rows.collect(), index.replica())
 }
 
 fn read_id(served: &Served) -> psync_protocol::IndexId {

@@ -66,7 +66,7 @@ impl Mask {
     /// Nobody whom the victim has ever met.
     pub(crate) fn stranger(self) -> Mask {
         let secret = ReplicaKey::from_secret(&[0xee; 32]).unwrap();
-        let (replica, index) = (ReplicaId([0xee; 16]), IndexId([0xee; 8]));
+        let (replica, index) = (secret.public().replica_id(), IndexId([0xee; 8]));
         Mask { replica, index, secret, pair: None, ..self }
     }
 

@@ -5,9 +5,7 @@ use psync_protocol::message::{
     Base, Coverage, Demand, Done, Failure, FailureKind, Mark, Patched, Patches, Problem,
     ProblemKind, Proof, Statement, Verdict, Want, WantDelta, WantKind, Welcome,
 };
-use psync_protocol::{
-    Check, Content, ContentHash, ErrorCode, IndexId, Message, Props, ReplicaId, Row, Time, manifest,
-};
+use psync_protocol::{Check, Content, ContentHash, ErrorCode, Message, Props, Row, Time, manifest};
 
 use super::common::tree::snapshot;
 use super::common::write_file;
@@ -17,6 +15,7 @@ use super::voice::Voice;
 use Expect::{Nothing, Refused, Told};
 
 const PROTOCOL: ErrorCode = ErrorCode::Protocol;
+const SIGNATURE: ErrorCode = ErrorCode::Signature;
 
 /// A responder in somebody's name.
 pub(crate) struct Host<'v> {
@@ -196,7 +195,7 @@ const ANSWERS: &[Attack] = &[
     attack("an answer cut short", Refused(PROTOCOL, "ended too early"), |peer| {
         peer.welcome();
     }),
-    attack("the caller's own identity", Refused(ErrorCode::Clone, "same identity"), |peer| {
+    attack("the caller's own identity", Refused(SIGNATURE, "not signed with its key"), |peer| {
         peer.voice.flight();
         let who = Some((peer.mask.victim.replica, peer.mask.index));
         let welcome = Welcome { who, ..peer.mask.welcome() };
@@ -538,8 +537,7 @@ const EXTREMES: &[Attack] = &[
         peer.voice.say(&Message::End);
     }),
     attack("somebody whom nobody has met", Nothing, |peer| {
-        peer.mask =
-            Mask { replica: ReplicaId([3; 16]), index: IndexId([3; 8]), ..peer.mask.clone() };
+        peer.mask = peer.mask.clone().stranger();
         let gone = Row { base: None, ..peer.mask.gone("a.txt") };
         peer.state(&[gone]);
     }),

@@ -2,11 +2,14 @@
 //! another session. Whoever says these things has all that can be read of a line, but not the key.
 
 use psync::identity::ReplicaKey;
+use psync::index::Index;
 use psync_protocol::message::{Hello, Plan, Statement};
 use psync_protocol::signed::{Claim, Digest};
 use psync_protocol::{ContentDecision, Decision, ErrorCode, Message, ReplicaId, Role, manifest};
 
+use super::common::pair::Said;
 use super::common::tree::snapshot;
+use super::common::{psync, write_file};
 use super::ground::{Expect, Ground};
 use super::hand::Hand;
 use super::initiators::Guise;
@@ -313,4 +316,33 @@ fn a_whole_session_that_is_repeated_changes_nothing() {
     assert!(answered, "{}", ended.all());
     let wrong = ended.wrong(FORGED, &before, &snapshot(&ground.far));
     assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
+}
+
+/// Ids of replicas stand in versions, where everybody reads them: also of one that has yet to come.
+#[test]
+fn nobody_takes_an_id_that_is_not_made_of_its_key() {
+    let ground = Ground::new();
+    let (third, fourth) = (ground.temp.folder("third"), ground.temp.folder("fourth"));
+    write_file(third.join("own"), "of the third root");
+    Said::of(psync(&ground.temp).arg(&third).arg(&fourth), 0);
+    let id = Index::look(&third.join(".psync")).unwrap().unwrap().replica();
+    let squatting = |mask: Mask| Mask { replica: id, ..mask.stranger() };
+    let before = snapshot(&ground.far);
+    let mask = squatting(ground.as_near());
+    let ended = ground.server(&[], |voice| {
+        let mut peer = Guise::new(mask, voice);
+        peer.hello = Hello { expected: None, processed: 0, ..peer.mask.hello() };
+        peer.state(&[]);
+    });
+    assert_eq!(ended.wrong(FORGED, &before, &snapshot(&ground.far)), None);
+    let (mask, before) = (squatting(ground.as_far()), snapshot(&ground.near));
+    let ended = ground.caller(&[], move |voice| {
+        voice.flight();
+        voice.greet_as(&mask, &Message::Welcome(mask.welcome()));
+        an_edit(&mask, voice);
+    });
+    assert_eq!(ended.wrong(FORGED, &before, &snapshot(&ground.near)), None);
+    for root in [&ground.far, &ground.near] {
+        Said::of(psync(&ground.temp).arg(root).arg(&third), 0);
+    }
 }

@@ -11,7 +11,7 @@ use super::{Initiator, Outcome};
 use crate::apply::{Keepsake, Keys};
 use crate::index::{IndexError, Peer};
 use crate::journal::{Reasons, RunKind};
-use crate::manifest::LocalAccess;
+use crate::manifest::{LocalAccess, Permit};
 use crate::reconcile::{self, AgreedPlan, Context, Draft, Local};
 use crate::report::{Action, Conflict, Phase, Trouble, TroubleKind};
 use crate::scan::Survey;
@@ -141,7 +141,7 @@ impl Initiator<'_> {
             record::begin(self.site, kind, self.met, flow, names, planned, &reasons);
         }
         let (agreement, mut closing) =
-            self.carry_out(deciding, paths, draft, (reasons, look_at))?;
+            self.carry_out(deciding, paths, draft, (reasons, look_at), survey)?;
         if !self.is_real() {
             outcome.predicted = Predicted::of(self.line, closing.costs);
             return Ok(outcome);
@@ -173,7 +173,8 @@ impl Initiator<'_> {
         let (index, now) = (&mut self.site.index, self.request.names.now);
         let held_back = std::mem::take(&mut self.held_back);
         let seals = Some(&self.seals);
-        record::conclude(index, peer, agreement, closing, held_back, seals, now)?;
+        let known = (peer, &Permit::all());
+        record::conclude(index, known, agreement, closing, held_back, seals, now)?;
         conflicts::close(index, peer.replica, found)?;
         self.site.mark();
         let index = &mut self.site.index;
@@ -397,6 +398,7 @@ impl Initiator<'_> {
         paths: Paths,
         draft: Draft,
         (reasons, look_at): (Reasons, Vec<usize>),
+        survey: &Survey,
     ) -> Result<(Agreement, Closing), SyncError> {
         // Kept before anybody else hears of it, so that it is never used for two things.
         let counter = self.site.index.next_clock();
@@ -412,7 +414,7 @@ impl Initiator<'_> {
         let how = (self.request.names.clone(), self.request.intent);
         let worker =
             Worker::new(self.site, &agreement, Role::Initiator, keys, how, reasons, self.report)?;
-        let mut worker = worker.made_ahead(self.forge.take());
+        let mut worker = worker.keep_to(survey).made_ahead(self.forge.take());
         worker.prefer(priorities);
         look_at.into_iter().try_for_each(|index| worker.keep(index))?;
         let plan: Vec<Message> = self.before_plan.drain(..).chain(plan).collect();

@@ -9,7 +9,7 @@ use psync_protocol::{Check, CheckKey, Message, RelPath, Row};
 use super::Responder;
 use super::judging::Compared;
 use crate::index::Index;
-use crate::manifest::{self, Answered, LocalAccess, Outline, Permit, Stored, Terms};
+use crate::manifest::{self, Answered, LocalAccess, Outline, Stored, Terms};
 use crate::root::{Staging, places};
 use crate::scan::Survey;
 use crate::sync::SyncError;
@@ -22,7 +22,6 @@ struct Own<'a> {
     index: &'a mut Index,
     survey: &'a Survey,
     key: &'a CheckKey,
-    permit: &'a Permit,
     staging: &'a Staging,
     /// Rows in the order in which they will be asked for first, with their paths.
     ahead: std::iter::Peekable<std::vec::IntoIter<(RelPath, Option<Stored>)>>,
@@ -46,7 +45,8 @@ impl manifest::Own for Own<'_> {
         if self.files.is_none() {
             let mut files = HashSet::new();
             self.index.files(|path, _, hash| {
-                if self.permit.rights(path).list {
+                // Whatever may be listed is in the scope.
+                if RelPath::new(path).is_ok_and(|path| self.survey.speaks_at(&path, false)) {
                     files.insert(self.key.check(&hash));
                 }
             })?;
@@ -254,7 +254,6 @@ impl Responder<'_> {
             index: &mut self.site.index,
             survey,
             key: their_key,
-            permit: self.permit,
             staging: &self.site.staging,
             ahead: ahead.into_iter().peekable(),
             files: None,

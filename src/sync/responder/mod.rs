@@ -300,6 +300,7 @@ impl Responder<'_> {
         let limit = DeleteLimit::default().of(self.survey.live);
         let named = reconcile::deletions(agreement);
         let other_limit = self.hello.sets_limit || self.hello.flow == Flow::ToResponder;
+        let other_limit = other_limit && self.permit.allows_everything();
         if other_limit || named.len() as u64 <= limit {
             return Ok(());
         }
@@ -374,7 +375,8 @@ impl Responder<'_> {
             reasons,
             self.report,
         )?
-        .within(self.permit);
+        .within(self.permit)
+        .keep_to(&self.survey);
         let mut closing = exchange::listen_first(worker, self.line, listening, first)?;
         if !is_real {
             return Ok(());
@@ -390,7 +392,7 @@ impl Responder<'_> {
         };
         record::conclude(
             &mut self.site.index,
-            &peer,
+            (&peer, self.permit),
             &agreement,
             &closing,
             self.held_back,

@@ -123,8 +123,10 @@ impl Sending<'_, '_, '_> {
         let needed: HashSet<ContentHash> = needed.iter().map(|(item, _)| item.hash).collect();
         let mut there = HashSet::new();
         // What has not changed here since it was agreed stands there, too.
-        self.applier.shared_contents(|path, hash| {
-            if needed.contains(&hash) && !paths_needed.contains(path) {
+        let applier = &*self.applier;
+        let is_synced = |path: &[u8]| RelPath::new(path).is_ok_and(|path| applier.is_of_use(&path));
+        applier.shared_contents(|path, hash| {
+            if needed.contains(&hash) && !paths_needed.contains(path) && is_synced(path) {
                 there.insert(hash);
             }
         })?;

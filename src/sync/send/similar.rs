@@ -199,6 +199,7 @@ impl Sending<'_, '_, '_> {
         let paths = &self.means.agreement.paths;
         let other = self.applier.role().other();
         let their_key = self.applier.keys().theirs.clone();
+        let applier = &*self.applier;
         let stands_there = |path: &RelPath, hash: &ContentHash| match paths.find(path) {
             // It has said nothing of it, or that it has the same.
             Some(at) => paths[at]
@@ -207,7 +208,7 @@ impl Sending<'_, '_, '_> {
             None => true,
         };
         let mut looks = LOOKS;
-        self.applier.sketched_files(|path, size, hash, sketch| {
+        applier.sketched_files(|path, size, hash, sketch| {
             if looks == 0 {
                 return;
             }
@@ -216,7 +217,8 @@ impl Sending<'_, '_, '_> {
             for at in likely {
                 wishes[at].look_at(path, size, sketch, hash, &|| {
                     let path = RelPath::new(path).ok()?;
-                    stands_there(&path, &hash).then_some(Place::Tree(path))
+                    let is_there = applier.is_of_use(&path) && stands_there(&path, &hash);
+                    is_there.then_some(Place::Tree(path))
                 });
             }
         })?;
