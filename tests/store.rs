@@ -135,6 +135,31 @@ fn a_damaged_store_is_thrown_away_and_a_note_says_so() {
 }
 
 #[test]
+fn a_note_says_so_too_where_the_store_is_opened_before_the_plan() {
+    let garbage = "no database, but long enough to be read as if it were one. ".repeat(50);
+    let pair = Pair::new();
+    let name = |at: u64| format!("{at}");
+    for at in 0..40 {
+        write_file(pair.a.join(name(at)), noise(at, 60_000));
+    }
+    pair.sync_to(0);
+    // At the end that plans, where so much was edited that patches are made ahead.
+    write_file(database(&pair.a), &garbage);
+    for at in 0..40 {
+        write_file(pair.a.join(name(at)), [&noise(at, 60_000)[..], b"edited"].concat());
+    }
+    let said = pair.sync_expecting(0, &["--max-change=100%"]);
+    said.has("the store of old contents was damaged");
+    pair.sync_expecting(0, &[]).has_not("note");
+    // At the other, which sends small edits along with its rows.
+    write_file(database(&pair.b), &garbage);
+    write_file(pair.b.join(name(1)), "edited");
+    pair.sync_expecting(0, &[]).has("the store of old contents was damaged");
+    pair.sync_expecting(0, &[]).has_not("note");
+    pair.assert_settled();
+}
+
+#[test]
 fn the_far_side_tells_in_the_next_run_what_happened_to_its_store() {
     let pair = Pair::agreed(&[("a", "one")]);
     write_file(

@@ -257,7 +257,7 @@ impl Initiator<'_> {
     }
 
     /// Tells what has been noted since there were so many notes.
-    fn tell_notes(&self, before: usize) {
+    pub(super) fn tell_notes(&self, before: usize) {
         for note in self.site.notes.iter().skip(before) {
             self.report.trouble(&Trouble {
                 on: Role::Initiator,
