@@ -310,6 +310,54 @@ fn verify_names_what_is_damaged_and_the_next_sync_remembers_it_anew() {
     assert_eq!(number(&store(&pair, "verify", &pair.a, 0), "sound"), 2);
 }
 
+/// Damages a content in the store of a root, wherever that has put it.
+#[track_caller]
+fn damage(root: &Path, content: &[u8]) {
+    let snapshots = fs::read_dir(root.join(".psync/store/snapshots")).into_iter().flatten();
+    let mut files: Vec<PathBuf> = snapshots.map(|entry| entry.unwrap().path()).collect();
+    files.push(database(root));
+    let place =
+        |bytes: &[u8]| bytes.windows(32).position(|found| found == &content[50_000..50_032]);
+    for file in files {
+        let mut bytes = fs::read(&file).unwrap();
+        if let Some(at) = place(&bytes) {
+            bytes[at] ^= 1;
+            return fs::write(file, bytes).unwrap();
+        }
+    }
+    panic!("the store does not hold it");
+}
+
+#[test]
+fn a_content_that_is_damaged_in_the_store_is_told_of_forgotten_and_done_without() {
+    let pair = Pair::new();
+    let (mut short, mut long) = (noise(11, 200_000), noise(12, 9 << 20));
+    write_file(pair.a.join("copy"), &short);
+    write_file(pair.a.join("short"), &short);
+    write_file(pair.a.join("long"), &long);
+    pair.sync_to(0);
+    // First at the end that sends unasked, then at the one that is asked.
+    for root in both(&pair) {
+        damage(root, &short);
+        damage(root, &long);
+        short.extend_from_slice(b"edited");
+        long.extend_from_slice(b"edited");
+        write_file(root.join("short"), &short);
+        write_file(root.join("long"), &long);
+        let said = pair.sync_expecting(0, &["--json"]);
+        let notes = said.objects_of("problem");
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0]["text"].as_str().unwrap().contains("damaged"), "{notes:?}");
+        assert!(said.bytes_on_the_line() < 1 << 20, "{}", said.bytes_on_the_line());
+        pair.assert_settled();
+        let checked = store(&pair, "verify", root, 0);
+        assert!(
+            number(&checked, "sound") >= 3,
+            "what a file still has is remembered anew: {checked}"
+        );
+    }
+}
+
 #[test]
 fn a_store_whose_tables_are_damaged_is_thrown_away_by_whoever_finds_it_and_fills_again() {
     let pair = Pair::new();
