@@ -135,6 +135,31 @@ fn a_damaged_store_is_thrown_away_and_a_note_says_so() {
 }
 
 #[test]
+fn a_note_says_so_too_where_the_store_is_opened_before_the_plan() {
+    let garbage = "no database, but long enough to be read as if it were one. ".repeat(50);
+    let pair = Pair::new();
+    let name = |at: u64| format!("{at}");
+    for at in 0..40 {
+        write_file(pair.a.join(name(at)), noise(at, 60_000));
+    }
+    pair.sync_to(0);
+    // At the end that plans, where so much was edited that patches are made ahead.
+    write_file(database(&pair.a), &garbage);
+    for at in 0..40 {
+        write_file(pair.a.join(name(at)), [&noise(at, 60_000)[..], b"edited"].concat());
+    }
+    let said = pair.sync_expecting(0, &["--max-change=100%"]);
+    said.has("the store of old contents was damaged");
+    pair.sync_expecting(0, &[]).has_not("note");
+    // At the other, which sends small edits along with its rows.
+    write_file(database(&pair.b), &garbage);
+    write_file(pair.b.join(name(1)), "edited");
+    pair.sync_expecting(0, &[]).has("the store of old contents was damaged");
+    pair.sync_expecting(0, &[]).has_not("note");
+    pair.assert_settled();
+}
+
+#[test]
 fn the_far_side_tells_in_the_next_run_what_happened_to_its_store() {
     let pair = Pair::agreed(&[("a", "one")]);
     write_file(
@@ -275,6 +300,54 @@ fn verify_names_what_is_damaged_and_the_next_sync_remembers_it_anew() {
     pair.sync_expecting(0, &[]).has("nothing to do");
     assert_eq!(held(&pair, &pair.a), 2);
     assert_eq!(number(&store(&pair, "verify", &pair.a, 0), "sound"), 2);
+}
+
+/// Damages a content in the store of a root, wherever that has put it.
+#[track_caller]
+fn damage(root: &Path, content: &[u8]) {
+    let snapshots = fs::read_dir(root.join(".psync/store/snapshots")).into_iter().flatten();
+    let mut files: Vec<PathBuf> = snapshots.map(|entry| entry.unwrap().path()).collect();
+    files.push(database(root));
+    let place =
+        |bytes: &[u8]| bytes.windows(32).position(|found| found == &content[50_000..50_032]);
+    for file in files {
+        let mut bytes = fs::read(&file).unwrap();
+        if let Some(at) = place(&bytes) {
+            bytes[at] ^= 1;
+            return fs::write(file, bytes).unwrap();
+        }
+    }
+    panic!("the store does not hold it");
+}
+
+#[test]
+fn a_content_that_is_damaged_in_the_store_is_told_of_forgotten_and_done_without() {
+    let pair = Pair::new();
+    let (mut short, mut long) = (noise(11, 200_000), noise(12, 9 << 20));
+    write_file(pair.a.join("copy"), &short);
+    write_file(pair.a.join("short"), &short);
+    write_file(pair.a.join("long"), &long);
+    pair.sync_to(0);
+    // First at the end that sends unasked, then at the one that is asked.
+    for root in both(&pair) {
+        damage(root, &short);
+        damage(root, &long);
+        short.extend_from_slice(b"edited");
+        long.extend_from_slice(b"edited");
+        write_file(root.join("short"), &short);
+        write_file(root.join("long"), &long);
+        let said = pair.sync_expecting(0, &["--json"]);
+        let notes = said.objects_of("problem");
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0]["text"].as_str().unwrap().contains("damaged"), "{notes:?}");
+        assert!(said.bytes_on_the_line() < 1 << 20, "{}", said.bytes_on_the_line());
+        pair.assert_settled();
+        let checked = store(&pair, "verify", root, 0);
+        assert!(
+            number(&checked, "sound") >= 3,
+            "what a file still has is remembered anew: {checked}"
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use psync_protocol::message::{
 };
 use psync_protocol::path::plain;
 use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
-use psync_protocol::{Message, Role};
+use psync_protocol::{ContentHash, Message, Role};
 
 use super::rehearsal::Rehearsal;
 use super::remember::Ahead;
@@ -44,6 +44,8 @@ pub(super) struct Closing {
     pub(super) kept: Vec<Keepsake>,
     /// What is being packed for the store.
     pub(super) ahead: Option<Ahead>,
+    /// Old contents that turned out to be damaged, and are not in the store any more.
+    pub(super) damaged: HashSet<ContentHash>,
 }
 
 impl Closing {
@@ -74,6 +76,8 @@ pub(super) struct Worker<'a> {
     /// The files that were sent in the latest flight with contents, until they are being packed.
     sent: Vec<SharedFile>,
     ahead: Option<Ahead>,
+    /// Old contents that turned out to be damaged.
+    damaged: HashSet<ContentHash>,
     /// What the peer wants in the next flight.
     wanted: Vec<Signed>,
     ours: Option<Done>,
@@ -124,6 +128,7 @@ impl<'a> Worker<'a> {
             has_sent: false,
             sent: Vec::new(),
             ahead: None,
+            damaged: HashSet::new(),
             wanted: Vec::new(),
             ours: None,
             theirs: None,
@@ -236,6 +241,7 @@ impl<'a> Worker<'a> {
             effort,
             found: &mut self.found,
             sent: &mut self.sent,
+            damaged: &mut self.damaged,
             singly: std::mem::replace(&mut self.has_sent, true),
         };
         let mut sending = Sending::new(means, &mut self.applier);
@@ -365,7 +371,8 @@ impl<'a> Worker<'a> {
         match (self.ours, self.theirs) {
             (Some(ours), Some(theirs)) => {
                 let costs = self.rehearsal.and_then(|rehearsal| rehearsal.theirs);
-                Ok(Closing { ours, theirs, costs, kept, ahead: self.ahead })
+                let (ahead, damaged) = (self.ahead, self.damaged);
+                Ok(Closing { ours, theirs, costs, kept, ahead, damaged })
             }
             _ => Err(psync_protocol::ProtocolError::Contradiction(
                 "a session closed before both were done",

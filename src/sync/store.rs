@@ -48,7 +48,8 @@ pub fn verify(site: &mut Site) -> Result<Checked, String> {
     Ok(checked)
 }
 
-fn forget(site: &mut Site, hashes: &HashSet<ContentHash>) -> Result<(), IndexError> {
+/// The store holds these contents no more, as they were damaged: they are remembered anew.
+pub(super) fn forget(site: &mut Site, hashes: &HashSet<ContentHash>) -> Result<(), IndexError> {
     if hashes.is_empty() {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use psync_protocol::Message;
+use psync_protocol::message::{Against, Base, Patches};
 
 /// What a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +74,10 @@ impl Purpose {
             Message::Want(_) | Message::Unresolved(_) => (Purpose::Signatures, Density::Loose),
             Message::Signature(_) => (Purpose::Signatures, Density::Dense),
             Message::Literal(_) => (Purpose::Whole, Density::Loose),
-            Message::Delta(_) | Message::Against(_) => (Purpose::AgainstBlocks, Density::Dense),
-            Message::Patches(_) | Message::Segment(_) => {
+            Message::Delta(_) | Message::Against(Against { base: Base::Blocks(_), .. }) => {
+                (Purpose::AgainstBlocks, Density::Dense)
+            }
+            Message::Patches(_) | Message::Segment(_) | Message::Against(_) => {
                 (Purpose::AgainstOldContent, Density::Dense)
             }
             Message::FileEnd(_) | Message::Proof(_) => (Purpose::Acknowledgements, Density::Dense),
@@ -159,6 +162,15 @@ impl Ledger {
     /// A message of so many bytes before compression has passed.
     pub(super) fn note(&mut self, message: &Message, length: u64) {
         let (purpose, density) = Purpose::of(message);
+        let against_blocks = match message {
+            Message::Patches(patches) => length_against_blocks(patches, length),
+            _ => 0,
+        };
+        self.pass(Purpose::AgainstBlocks, density, against_blocks);
+        self.pass(purpose, density, length - against_blocks);
+    }
+
+    fn pass(&mut self, purpose: Purpose, density: Density, length: u64) {
         let mut left = length;
         while self.filled + left >= BLOCK {
             let part = BLOCK - self.filled;
@@ -212,6 +224,15 @@ impl Ledger {
     }
 }
 
+/// How much of a patch is for contents against blocks. What each of its contents takes it does not say:
+/// the same, then.
+fn length_against_blocks(patches: &Patches, length: u64) -> u64 {
+    let is_against_blocks = |base: &Base| matches!(base, Base::Blocks(_));
+    let bases = patches.contents.iter().map(|content| &content.base);
+    let count = bases.filter(|base| is_against_blocks(base)).count() as u64;
+    length * count / (patches.contents.len() as u64).max(1)
+}
+
 /// Shares bytes out in proportion to lengths; not one is lost.
 fn share(
     bytes: u64,
@@ -254,6 +275,26 @@ mod tests {
             (Message::Rows(Vec::new()), 1_000),
         ];
         assert_eq!(settled(&messages, 434), [0, 100, 0, 300, 0, 0, 34]);
+    }
+
+    #[test]
+    fn contents_count_as_what_they_are_against() {
+        let patched = |base| psync_protocol::message::Patched { index: 0, base };
+        let patches = |bases: &[Base]| {
+            let contents = bases.iter().map(|base| patched(*base)).collect();
+            Message::Patches(Patches { contents, patch: Vec::new() })
+        };
+        let against = |base| Message::Against(Against { base, old_len: 0 });
+        let counts = |message: Message| {
+            let counts = settled(&[(message, 90)], 90);
+            (counts[Purpose::AgainstBlocks as usize], counts[Purpose::AgainstOldContent as usize])
+        };
+        let blocks = Base::Blocks(700);
+        assert_eq!(counts(patches(&[blocks])), (90, 0));
+        assert_eq!(counts(patches(&[Base::Own])), (0, 90));
+        assert_eq!(counts(patches(&[Base::Own, blocks, Base::Own])), (30, 60));
+        assert_eq!(counts(against(blocks)), (90, 0));
+        assert_eq!(counts(against(Base::Own)), (0, 90));
     }
 
     #[test]

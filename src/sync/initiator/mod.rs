@@ -221,11 +221,14 @@ impl Initiator<'_> {
             return;
         }
         let Some(edited) = Forge::candidates(rows) else { return };
-        let Site { root, index, old, .. } = &mut *self.site;
-        // What is wrong with the store is told when it is needed in earnest.
-        let Some(store) = old.open(index, &mut Vec::new()) else { return };
-        let effort = exchange::patch_effort(&self.line.rates());
-        self.forge = Forge::start(root, store.reader(), effort, edited);
+        let before = self.site.notes.len();
+        let Site { root, index, old, notes, .. } = &mut *self.site;
+        if let Some(store) = old.open(index, notes) {
+            let effort = exchange::patch_effort(&self.line.rates());
+            self.forge = Forge::start(root, store.reader(), effort, edited);
+        }
+        // It is opened once in a run: nobody else hears what is wrong with it.
+        self.tell_notes(before);
     }
 
     fn hello(&self, expected: Option<&Peer>) -> Hello {

@@ -18,7 +18,7 @@ use crate::scan::Survey;
 use crate::sync::exchange::{self, Closing, Worker};
 use crate::sync::record::{self, Relation};
 use crate::sync::rehearsal::Predicted;
-use crate::sync::{PlanUse, SyncError, conflicts, folding_of};
+use crate::sync::{PlanUse, SyncError, conflicts, folding_of, store};
 
 /// A plan that has passed the guards and was told.
 struct Drawn {
@@ -147,6 +147,7 @@ impl Initiator<'_> {
             return Ok(outcome);
         }
         self.site.ahead = closing.ahead.take();
+        store::forget(self.site, &closing.damaged)?;
         leave_out_failed(&mut outcome.actions, &agreement, &closing);
         self.keep_contents(replica, std::mem::take(&mut closing.kept))?;
         let peer = Peer {
@@ -259,7 +260,7 @@ impl Initiator<'_> {
     }
 
     /// Tells what has been noted since there were so many notes.
-    fn tell_notes(&self, before: usize) {
+    pub(super) fn tell_notes(&self, before: usize) {
         for note in self.site.notes.iter().skip(before) {
             self.report.trouble(&Trouble {
                 on: Role::Initiator,

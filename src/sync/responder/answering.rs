@@ -182,13 +182,13 @@ impl Responder<'_> {
         mut answering: Answering,
         relation: Relation,
         their_key: &CheckKey,
-        problems: Vec<psync_protocol::message::Problem>,
+        mut problems: Vec<psync_protocol::message::Problem>,
     ) -> Result<(Vec<Message>, AwaitingPlan), SyncError> {
         let (answered, candidates) = self.answers(&stated, relation, their_key, &[])?;
         let (root, effort) = (&self.site.root, exchange::patch_effort(&self.line.rates()));
-        // Whatever is wrong with the store is told when it is needed in earnest.
+        // It is opened once in a run: whatever is wrong with it has to be told now.
         let store = match candidates.iter().any(|stored| stored.row.base.is_some()) {
-            true => self.site.old.open(&mut self.site.index, &mut Vec::new()),
+            true => self.site.old.open(&mut self.site.index, &mut problems),
             false => None,
         };
         let given = given_with_rows(root, store, candidates, &answered.rows, effort);

@@ -382,6 +382,7 @@ impl Responder<'_> {
             return Ok(());
         }
         self.site.ahead = closing.ahead.take();
+        super::store::forget(self.site, &closing.damaged)?;
         let peer = Peer {
             replica: self.hello.replica,
             index_id: self.hello.index,

@@ -8,8 +8,9 @@ use psync_protocol::message::{Patched, Patches, Proof};
 use psync_protocol::session::AtHand;
 use psync_protocol::{Check, Content, ContentDecision, ContentHash, RelPath, Role, Row};
 
-use super::patches::{self, Job, Known, Made};
-use super::{Forge, Item, Sending, SyncError, known, no_base};
+use super::forge::Batch;
+use super::patches::{self, Job, Known};
+use super::{Forge, Item, Old, Sending, SyncError, known, no_base};
 use crate::delta::Effort;
 use crate::manifest::Stored;
 use crate::root::Root;
@@ -73,8 +74,8 @@ impl Sending<'_, '_, '_> {
         self.patch(patched)
     }
 
-    /// Sends patches that were made ahead, as far as they are needed now as they were made. Gives
-    /// back what still has to be sent.
+    /// Sends what was made ahead, as far as it is needed now as it was made. Gives back what still has to
+    /// be sent.
     fn made_ahead(
         &mut self,
         mut forge: Forge,
@@ -83,30 +84,32 @@ impl Sending<'_, '_, '_> {
         let places: HashMap<RelPath, usize> =
             changed.iter().enumerate().map(|(at, (item, _))| (item.at.clone(), at)).collect();
         let mut changed: Vec<Option<(Item, AtHand)>> = changed.into_iter().map(Some).collect();
-        while let Some(Made { items, patch, troubles, .. }) = forge.next() {
-            let needed: Option<Vec<usize>> = items
-                .iter()
-                .map(|(_, made)| {
-                    let at = *places.get(&made.at)?;
-                    let (item, at_hand) = changed[at].as_ref()?;
-                    let is_it = *at_hand == AtHand::Base
-                        && item.hash == made.hash
-                        && item.stored.row.base == made.stored.row.base;
-                    is_it.then_some(at)
-                })
-                .collect();
-            let (Some(patch), Some(needed), true) = (patch, needed, troubles.is_empty()) else {
-                continue;
-            };
-            let now = needed.into_iter().filter_map(|at| changed[at].take());
-            let renumber = |((patched, _), (item, _)): ((Patched, Item), (Item, AtHand))| {
-                (Patched { index: item.index, ..patched }, item)
-            };
-            let items: Vec<(Patched, Item)> = items.into_iter().zip(now).map(renumber).collect();
-            if !items.is_empty() {
+        while let Some(Batch { items, patch, too_long, whole }) = forge.next() {
+            let needed: Option<Vec<usize>> =
+                items.iter().map(|(_, made)| place_of(made, &places, &changed)).collect();
+            if let (Some(patch), Some(needed)) = (patch, needed.filter(|needed| !needed.is_empty()))
+            {
+                let now = needed.into_iter().filter_map(|at| changed[at].take());
+                let renumber = |((patched, _), (item, _)): ((Patched, Item), (Item, AtHand))| {
+                    (Patched { index: item.index, ..patched }, item)
+                };
+                let items: Vec<(Patched, Item)> =
+                    items.into_iter().zip(now).map(renumber).collect();
                 let bases = items.iter().filter_map(|(_, item)| item.stored.row.base);
                 self.means.store.iter_mut().for_each(|store| store.note_used(bases.clone()));
                 self.send_patch(&items, patch)?;
+            }
+            for made in whole {
+                let needed = place_of(&made, &places, &changed).and_then(|at| changed[at].take());
+                needed.iter().try_for_each(|(item, _)| self.whole(item))?;
+            }
+            for made in too_long {
+                let Some(at) = place_of(&made, &places, &changed) else { continue };
+                if let Some(Old::Whole(old)) = self.old_of(&made)?
+                    && let Some((item, _)) = changed[at].take()
+                {
+                    self.segments(&item, old)?;
+                }
             }
         }
         Ok(changed.into_iter().flatten().collect())
@@ -142,6 +145,21 @@ impl Sending<'_, '_, '_> {
         }));
         Ok(there)
     }
+}
+
+/// Where a file that something was made of ahead stands among those that have changed, if it is needed as
+/// it was then.
+fn place_of(
+    made: &Item,
+    places: &HashMap<RelPath, usize>,
+    changed: &[Option<(Item, AtHand)>],
+) -> Option<usize> {
+    let at = *places.get(&made.at)?;
+    let (item, at_hand) = changed[at].as_ref()?;
+    let is_it = *at_hand == AtHand::Base
+        && item.hash == made.hash
+        && item.stored.row.base == made.stored.row.base;
+    is_it.then_some(at)
 }
 
 fn has_bytes(row: &Row<Check>) -> bool {

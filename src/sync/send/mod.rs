@@ -15,15 +15,15 @@ mod signed;
 mod similar;
 mod whole;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use psync_protocol::message::{
-    Against, Base, DeltaOp, DeltaPiece, Failure, FailureKind, PATCH_BYTES, Patched, Patches, Proof,
-    SEGMENT_MAX, Segment, WantKind,
+    Against, Base, DeltaOp, DeltaPiece, Failure, FailureKind, PATCH_BYTES, Patched, Patches,
+    Problem, ProblemKind, Proof, SEGMENT_MAX, Segment, WantKind,
 };
 use psync_protocol::session::{Agreement, Talking};
-use psync_protocol::{Content, ContentHash, Message, RelPath};
+use psync_protocol::{Content, ContentHash, Message, RelPath, Role};
 
 pub(super) use forge::Forge;
 pub(super) use gifts::given_with_rows;
@@ -37,7 +37,7 @@ use crate::delta::{
 };
 use crate::index::SharedFile;
 use crate::manifest::{Permit, Stored};
-use crate::report::{Report, Silent};
+use crate::report::{Report, Silent, Trouble as Told};
 use crate::store::{OldContent, Store};
 use crate::transport::Line;
 use patches::{Blocks, Job, Known, Made};
@@ -110,6 +110,8 @@ pub(super) struct Means<'a> {
     pub(super) found: &'a mut HashMap<u64, Found>,
     /// The files that were sent.
     pub(super) sent: &'a mut Vec<SharedFile>,
+    /// Old contents that turned out to be damaged.
+    pub(super) damaged: &'a mut HashSet<ContentHash>,
     /// Whether each content is to carry its own hash, as it is not the first time that this end
     /// sends any: what is asked for again is asked for singly.
     pub(super) singly: bool,
@@ -232,8 +234,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         let old = match old {
             Old::Whole(mut old) if patches::fits(old.len(), item.size) => match old.read_all() {
                 Ok(old) => Known::Content(old),
-                // Damaged: it is as if it had not been kept.
-                Err(_) => return self.whole(&item),
+                Err(_) => return self.without_base(&item),
             },
             Old::Blocks(blocks) if patches::fits(blocks.len, item.size) => Known::Blocks(blocks),
             Old::Whole(old) => return self.segments(&item, old),
@@ -258,7 +259,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         let mut builder = SignatureBuilder::new(params);
         // One pass makes the hashes and checks the content.
         if !old.verify_with(&mut |piece| builder.update(piece)).unwrap_or(false) {
-            return self.whole(item);
+            return self.without_base(item);
         }
         let Ok(signature) = Signature::parse(params, old_len, &builder.finish()) else {
             return self.whole(item);
@@ -315,6 +316,35 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
             // The store was damaged meanwhile: the peer asks in another way.
             Err(_) if lost => self.fail(item.index, no_base()),
             sent => self.end_file(item, sent?),
+        }
+    }
+
+    /// The old content of a file is damaged in the store: it is let go, and the peer asks in another way.
+    /// A person hears of the first; a store in which one is damaged may well have more.
+    fn without_base(&mut self, item: &Item) -> Result<(), SyncError> {
+        let is_real = self.means.out.rehearsal.is_none();
+        if let Some(base) = item.stored.row.base.filter(|_| is_real) {
+            if let Some(store) = self.means.store.as_deref_mut() {
+                // What cannot be let go is found damaged again.
+                let _ = store.forget(&base);
+            }
+            self.means.damaged.insert(base);
+            if self.means.damaged.len() == 1 {
+                self.tell_damage(&item.at)?;
+            }
+        }
+        self.fail(item.index, no_base())
+    }
+
+    fn tell_damage(&mut self, at: &RelPath) -> Result<(), SyncError> {
+        let text = "its old content in the store was damaged and is forgotten; it is sent against block hashes (psync store verify finds whatever else is damaged)";
+        let (kind, path, text) = (ProblemKind::Note, at.as_bytes().to_vec(), text.to_string());
+        match self.applier.role() {
+            on @ Role::Initiator => {
+                self.means.report.trouble(&Told { on, path, kind: kind.into(), text });
+                Ok(())
+            }
+            Role::Responder => self.means.out.send(&Message::Problem(Problem { kind, path, text })),
         }
     }
 
@@ -457,7 +487,8 @@ fn no_base() -> Trouble {
 }
 
 /// An old content, if the store has it. A store that fails is as good as none: what cannot be sent
-/// against an old content is sent in another way.
+/// against an old content is sent in another way. What is wrong is told by whoever remembers, after the
+/// session.
 fn known(store: Option<&mut Store>, hash: &ContentHash) -> Option<OldContent> {
     store?.old(hash).ok().flatten()
 }

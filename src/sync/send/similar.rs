@@ -158,9 +158,9 @@ impl Sending<'_, '_, '_> {
         if wishes.is_empty() {
             return Ok(HashMap::new());
         }
-        let lookup = Lookup::of(&wishes);
-        self.look_at_what_is_gone(&lookup, &mut wishes)?;
-        self.look_at_files(&lookup, &mut wishes)?;
+        let mut lookup = Lookup::of(&wishes);
+        self.look_at_what_is_gone(&mut lookup, &mut wishes)?;
+        self.look_at_files(&mut lookup, &mut wishes)?;
         let found = wishes.into_iter().filter(|wish| !wish.candidates.is_empty());
         Ok(found.map(|wish| (wish.item.index, wish.candidates)).collect())
     }
@@ -168,7 +168,7 @@ impl Sending<'_, '_, '_> {
     /// What the peer has until the plan is carried out, and in its trash then.
     fn look_at_what_is_gone(
         &mut self,
-        lookup: &Lookup,
+        lookup: &mut Lookup,
         wishes: &mut [Wish<'_>],
     ) -> Result<(), SyncError> {
         let agreement = self.means.agreement;
@@ -195,7 +195,11 @@ impl Sending<'_, '_, '_> {
     }
 
     /// What stands on both sides.
-    fn look_at_files(&mut self, lookup: &Lookup, wishes: &mut [Wish<'_>]) -> Result<(), SyncError> {
+    fn look_at_files(
+        &mut self,
+        lookup: &mut Lookup,
+        wishes: &mut [Wish<'_>],
+    ) -> Result<(), SyncError> {
         let paths = &self.means.agreement.paths;
         let other = self.applier.role().other();
         let their_key = self.applier.keys().theirs.clone();
@@ -207,14 +211,8 @@ impl Sending<'_, '_, '_> {
                 .is_none_or(|row| row.content.fingerprint() == Some(their_key.check(hash))),
             None => true,
         };
-        let mut looks = LOOKS;
         applier.sketched_files(|path, size, hash, sketch| {
-            if looks == 0 {
-                return;
-            }
-            let likely = lookup.likely(path, sketch);
-            looks = looks.saturating_sub(likely.len());
-            for at in likely {
+            for at in lookup.likely(path, sketch) {
                 wishes[at].look_at(path, size, sketch, hash, &|| {
                     let path = RelPath::new(path).ok()?;
                     let is_there = applier.is_of_use(&path) && stands_there(&path, &hash);
@@ -271,6 +269,8 @@ struct Lookup {
     by_name: HashMap<Vec<u8>, Vec<usize>>,
     by_stem: HashMap<Vec<u8>, Vec<usize>>,
     by_part: HashMap<u32, Vec<usize>>,
+    /// So many may still be compared.
+    looks: usize,
 }
 
 /// So many new files of one name are compared with each old one, at most.
@@ -278,8 +278,8 @@ const NAMESAKES: usize = 64;
 
 impl Lookup {
     fn of(wishes: &[Wish<'_>]) -> Lookup {
-        let mut lookup =
-            Lookup { by_name: HashMap::new(), by_stem: HashMap::new(), by_part: HashMap::new() };
+        let (by_name, by_stem, by_part) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut lookup = Lookup { by_name, by_stem, by_part, looks: LOOKS };
         for (at, wish) in wishes.iter().enumerate() {
             let (_, name) = split(wish.item.at.as_bytes());
             lookup.by_name.entry(name.to_vec()).or_default().push(at);
@@ -291,7 +291,11 @@ impl Lookup {
         lookup
     }
 
-    fn likely(&self, path: &[u8], sketch: Option<SketchBytes>) -> Vec<usize> {
+    /// The new files that may be like an old one. None any more where enough were compared.
+    fn likely(&mut self, path: &[u8], sketch: Option<SketchBytes>) -> Vec<usize> {
+        if self.looks == 0 {
+            return Vec::new();
+        }
         let (_, name) = split(path);
         let named = self.by_name.get(name).into_iter().flatten();
         let versions = self.by_stem.get(&versionless(path)).into_iter().flatten();
@@ -302,6 +306,7 @@ impl Lookup {
         likely.extend(sketched.take(NAMESAKES * NAMESAKES));
         likely.sort_unstable();
         likely.dedup();
+        self.looks = self.looks.saturating_sub(likely.len());
         likely
     }
 }
@@ -313,6 +318,7 @@ fn versionless(path: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -327,5 +333,17 @@ mod tests {
         assert_eq!(score("a/report-2.txt", "b/report-1.txt", 0), 0);
         assert!(score("x/src/lib.rs", "y/src/lib.rs", 0) > score("x/src/lib.rs", "y/lib.rs", 0));
         assert!(score("a", "b", 3) > score("a", "x/a", 2));
+    }
+
+    #[test]
+    fn so_many_are_compared_and_no_more() {
+        let path = RelPath::new(b"new/name").unwrap();
+        let stored = Stored::absent(path.clone());
+        let item = Item { index: 0, at: path, stored, size: 1, hash: ContentHash([0; 32]) };
+        let wish = || Wish { item: &item, sketch: Sketch::of(b""), candidates: Vec::new() };
+        let mut lookup = Lookup::of(&[wish(), wish()]);
+        lookup.looks = 3;
+        let likely: Vec<usize> = (0..4).map(|_| lookup.likely(b"old/name", None).len()).collect();
+        assert_eq!(likely, [2, 2, 0, 0]);
     }
 }
