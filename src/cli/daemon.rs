@@ -21,7 +21,7 @@ use super::dial::{dial, not_let_in};
 use super::endpoint::Endpoint;
 use super::exit::Exit;
 use super::id::{config_dir, machine_key};
-use super::run::{keeping_of, print_out, run_names, state_home};
+use super::run::{keeping_of_served, print_out, run_names, state_home};
 use super::subject::Failure;
 use crate::daemon::{
     Audit, Daemon, Detail, Habits, Limits, LogFile, MODULES_FILE, Manner, Modules, Notifier, PORT,
@@ -267,7 +267,7 @@ fn stdio() -> Result<(), Failure> {
 }
 
 fn habits() -> Habits {
-    Habits { keeping: keeping_of, names: run_names }
+    Habits { keeping: keeping_of_served, names: run_names }
 }
 
 /// What is served, and to whom.
