@@ -416,6 +416,26 @@ fn a_key_for_one_directory_opens_no_other() {
         run(&format!("{path}/{below}"), 42).has("another directory");
     }
     assert!(!served.join("sub/.psync").exists());
+    write_file(served.join(".psync.toml"), "not toml");
+    run(&path, 0).has(".psync.toml there makes no sense");
+}
+
+#[test]
+fn settings_in_a_module_that_make_no_sense_keep_nobody_out() {
+    let daemon = Served::granting(ALL);
+    write_file(daemon.served.join("theirs"), "1");
+    write_file(daemon.served.join(".psync.toml"), "policy = 'newest'\nnot toml");
+    let said = daemon.sync_expecting(0, &[]);
+    said.has(".psync.toml there makes no sense").has_not("served/.psync.toml");
+    assert_eq!(read_text(daemon.mine.join("theirs")), "1");
+    let why = daemon.logged("settings-ignored", |_| true)["why"].to_string();
+    assert!(why.contains("served/.psync.toml, line 2"), "{why}");
+    // What is set for the machine nobody but its people can have spoiled.
+    fs::remove_file(daemon.mine.join(".psync.toml")).unwrap();
+    write_file(daemon.temp.join("server/psync/psync.toml"), "not toml");
+    let said = daemon.sync_expecting(11, &[]);
+    said.has("the settings of the other machine make no sense").has_not("server/psync");
+    daemon.logged("failed", |line| line["why"].to_string().contains("server/psync/psync.toml"));
 }
 
 #[test]

@@ -44,6 +44,9 @@ fn a_configuration_has_one_daemon() {
     second.args(["--daemon", "--listen", "127.0.0.1:0"]);
     let process = format!("process {}", daemon.process());
     Said::of(&mut second, 5).has("another psync --daemon").has(&process);
+    // Nor one that looks for locks elsewhere.
+    second.env("XDG_RUNTIME_DIR", daemon.temp.folder("run2"));
+    Said::of(&mut second, 5).has("another psync --daemon");
     daemon.sync_expecting(0, &[]);
 }
 
@@ -120,6 +123,19 @@ fn a_file_that_makes_no_sense_starts_no_daemon_and_names_what_was_meant() {
         let said = Said::of(of_machine(&temp, "server").arg("--daemon"), 1);
         said.has(meant).has(&format!("psyncd.toml, line {line}"));
     }
+}
+
+#[test]
+fn modules_that_are_not_there_or_lie_in_another_one_are_named_in_the_log() {
+    let more = "[module.gone]\npath = 'TEMP/gone'\n[module.inner]\npath = 'TEMP/served/sub'\n";
+    let daemon = Served::configured(ALL, more);
+    let gone = daemon.logged("module-missing", |line| line["module"] == "gone");
+    assert_eq!(gone["path"].as_str().map(Path::new), Some(&*daemon.temp.join("gone")));
+    daemon.temp.folder("served/sub");
+    daemon.reload();
+    daemon.logged("module-inside", |line| line["module"] == "inner" && line["other"] == "p1");
+    assert!(daemon.events("module-missing").iter().all(|line| line["module"] != "p1"));
+    daemon.sync_expecting(0, &[]);
 }
 
 #[test]

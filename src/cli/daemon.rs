@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use psync_protocol::path::printable;
-use psync_protocol::service::Module;
+use psync_protocol::service::Module as Told;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,12 +21,12 @@ use super::dial::{dial, not_let_in};
 use super::endpoint::Endpoint;
 use super::exit::Exit;
 use super::id::{config_dir, machine_key};
-use super::run::{keeping_of, print_out, run_names, state_home};
+use super::run::{keeping_of_served, print_out, run_names, state_home};
 use super::subject::Failure;
 use crate::daemon::{
-    Audit, Daemon, Detail, Habits, Limits, LogFile, MODULES_FILE, Manner, Modules, Notifier, PORT,
-    Policy, RunLock, ServiceError, Setup, Wire, ask_for_modules, by_shell, listeners, serve,
-    start_log,
+    Audit, Daemon, Detail, Habits, Limits, LogFile, MODULES_FILE, Manner, Module, Modules,
+    Notifier, PORT, Policy, RunLock, ServiceError, Setup, Wire, ask_for_modules, by_shell,
+    listeners, serve, start_log,
 };
 use crate::identity::{AUTHORIZED_FILE, AuthorizedPeers};
 use crate::manifest::Permit;
@@ -127,11 +127,13 @@ fn listen(options: &Options) -> Result<(), Failure> {
     let LogFile { manner, detail, audit } = policy.modules.log.clone();
     let manner = options.manner.or(manner).unwrap_or(Manner::Text);
     start_log(manner, options.detail.or(detail).unwrap_or_default());
+    // It is there from now on, for the lock.
+    let key = machine_key(&dir)?;
     let _lock = RunLock::take(&lock_dir(), &dir).map_err(|error| start(error.to_string()))?;
     let audit = Audit::open(audit.as_deref()).map_err(|error| start(error.to_string()))?;
     let audit = Arc::new(audit);
     raise_descriptors(&policy.modules.limits);
-    let key = machine_key(&dir)?;
+    warn_of_places(&policy.modules);
     let public = key.public();
     let handed_over = listeners().map_err(|error| start(error.to_string()))?;
     let addresses = match (&options.listen[..], &policy.modules.listen[..]) {
@@ -181,6 +183,7 @@ fn reload(daemon: &Daemon, dir: &Path, audit: &Audit) -> Vec<Failure> {
         daemon.reload(Policy { authorized, ..daemon.policy() });
     });
     let served = modules(dir).and_then(|modules| {
+        warn_of_places(&modules);
         let path = modules.log.audit.clone();
         daemon.reload(Policy { modules, ..daemon.policy() });
         // It may have been rotated, or be another one now.
@@ -188,6 +191,29 @@ fn reload(daemon: &Daemon, dir: &Path, audit: &Audit) -> Vec<Failure> {
         reopened.map_err(|error| Failure::new(Exit::FileIo, error.to_string()))
     });
     admitted.err().into_iter().chain(served.err()).collect()
+}
+
+/// Modules whose root is not there, as where a disk is not mounted, or lies in that of another one: a
+/// peer who may write there could put a link in its place.
+fn warn_of_places(modules: &Modules) {
+    let mut places = Vec::new();
+    for (module, Module { path, .. }) in &modules.modules {
+        match path.canonicalize() {
+            Ok(place) if place.is_dir() => places.push((module, place)),
+            Ok(_) => {
+                warn!(module, path = %path.display(), why = "it is no directory", "module-missing")
+            }
+            Err(error) => {
+                warn!(module, path = %path.display(), why = %error, "module-missing");
+            }
+        }
+    }
+    for (module, place) in &places {
+        let above = places.iter().find(|(_, above)| above != place && place.starts_with(above));
+        if let Some((other, _)) = above {
+            warn!(module, other, "module-inside");
+        }
+    }
 }
 
 fn serving(policy: &Policy) -> String {
@@ -267,7 +293,7 @@ fn stdio() -> Result<(), Failure> {
 }
 
 fn habits() -> Habits {
-    Habits { keeping: keeping_of, names: run_names }
+    Habits { keeping: keeping_of_served, names: run_names }
 }
 
 /// What is served, and to whom.
@@ -346,7 +372,7 @@ pub(super) fn list(list: &List) -> Exit {
     }
 }
 
-fn ask(list: &List) -> Result<Vec<Module>, Failure> {
+fn ask(list: &List) -> Result<Vec<Told>, Failure> {
     let told = |error: ServiceError| Failure::new(Exit::of_service(&error), error.to_string());
     match &list.place {
         Endpoint::Daemon { place, module } if module.is_empty() => {
@@ -373,7 +399,7 @@ fn ask(list: &List) -> Result<Vec<Module>, Failure> {
     }
 }
 
-fn listed(modules: &[Module]) -> String {
+fn listed(modules: &[Told]) -> String {
     let width = modules.iter().map(|module| module.name.len()).max().unwrap_or(0);
     let lines = modules.iter().map(|module| {
         let name = printable(module.name.as_bytes());
@@ -415,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_list_says_what_may_be_changed_and_is_safe_to_print() {
-        let module = |name: &str, comment: &str, writable| Module {
+        let module = |name: &str, comment: &str, writable| Told {
             name: name.into(),
             comment: comment.into(),
             writable,

@@ -11,6 +11,7 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 use psync_protocol::message::{Flow, Intent};
 use psync_protocol::{ErrorCode, Message, ProtocolError};
+use tracing::warn;
 
 use super::args::Server;
 use super::config;
@@ -29,7 +30,7 @@ use crate::journal::Reach;
 use crate::manifest::Permit;
 use crate::report::{Phase, Report, Silent};
 use crate::root::{Place, StateHome};
-use crate::settings::{Layer, RunMode};
+use crate::settings::{Layer, ROOT_FILE, RunMode, Settings};
 use crate::sync::{self, Keeping, Offer, Outcome, PlanUse, Request, Site, SyncError};
 use crate::transport::{
     Compression, Line, LineError, LineLimits, Remote, RemoteCommand, SpawnError, TlsError, Traffic,
@@ -598,7 +599,13 @@ pub(super) fn serve(server: &Server) -> Exit {
             return Exit::Identity;
         }
     };
-    let keeping = match keeping_of(&path, server.store) {
+    let kept = match server.restrict {
+        Some(_) => {
+            keeping_of_served(&path, server.store).map_err(|_| SyncError::of_settings_elsewhere())
+        }
+        None => keeping_of(&path, server.store),
+    };
+    let keeping = match kept {
         Ok(keeping) => keeping,
         Err(error) => {
             sync::refuse(line, &error);
@@ -620,12 +627,32 @@ pub(super) fn serve(server: &Server) -> Exit {
     }
 }
 
-/// What is set on this machine for a root that is served; whoever calls may want no store.
-pub(super) fn keeping_of(root: &Path, store: bool) -> Result<Keeping, SyncError> {
+/// What is set on this machine for a root that this person has asked for from elsewhere; whoever
+/// calls may want no store.
+fn keeping_of(root: &Path, store: bool) -> Result<Keeping, SyncError> {
     let settings = config::machine()
         .and_then(|machine| machine.settings(Some(root), None, Layer::default(), ""))
         .map_err(SyncError::Settings)?;
-    let mut keeping = config::keeping(&settings, state_home(None));
+    Ok(keeping_with(&settings, store))
+}
+
+/// The same for a root that is served to others. Its own file may have come from any of them: where
+/// it makes no sense it does not count, or one of them could keep all others out.
+pub(super) fn keeping_of_served(root: &Path, store: bool) -> Result<Keeping, SyncError> {
+    let machine = config::machine().map_err(SyncError::Settings)?;
+    let settings_with = |root| machine.settings(root, None, Layer::default(), "");
+    let error = match settings_with(Some(root)) {
+        Ok(settings) => return Ok(keeping_with(&settings, store)),
+        Err(error) => error,
+    };
+    let settings = settings_with(None).map_err(SyncError::Settings)?;
+    warn!(why = %error, "settings-ignored");
+    let note = format!("{ROOT_FILE} there makes no sense, so nothing of it counts in this run");
+    Ok(Keeping { notes: vec![note], ..keeping_with(&settings, store) })
+}
+
+fn keeping_with(settings: &Settings, store: bool) -> Keeping {
+    let mut keeping = config::keeping(settings, state_home(None));
     keeping.store.enabled &= store;
-    Ok(keeping)
+    keeping
 }

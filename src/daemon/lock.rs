@@ -1,4 +1,5 @@
-//! One daemon for one configuration: a lock of the kernel's on a file of a directory like `/run`.
+//! One daemon for one configuration: a lock of the kernel's on a file of a directory like `/run`, which
+//! says who has it, and one on the machine's key, which is the same file wherever locks are put.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -6,13 +7,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use thiserror::Error;
+
+use crate::identity::KEY_FILE;
 
 /// Held for as long as a daemon runs; the kernel releases it however that ends.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    _key: Option<File>,
 }
 
 /// The lock cannot be had.
@@ -76,10 +80,18 @@ impl RunLock {
             }
             Err(error) => return Err(failed(error.into())),
         }
+        let key = match lock_key(&real.join(KEY_FILE)) {
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let path = real.join(KEY_FILE);
+                return Err(RunLockError::Taken { config: real, path, process: None });
+            }
+            // Some file systems lock nothing that is only read; then the other lock has to do.
+            locked => locked.ok(),
+        };
         let who = format!("{}\n", std::process::id());
         let noted = file.set_len(0).and_then(|()| file.write_all(who.as_bytes()));
         noted.map_err(failed)?;
-        Ok(RunLock { _file: file })
+        Ok(RunLock { _file: file, _key: key })
     }
 }
 
@@ -89,6 +101,15 @@ fn place(locks: &Path, config: &Path) -> (PathBuf, PathBuf) {
     let name = blake3::hash(real.as_os_str().as_bytes()).to_hex();
     let path = locks.join(format!("daemon-{}.lock", &name[..16]));
     (real, path)
+}
+
+/// The directory itself, and what else lies in it, are no good for this: the files are replaced when
+/// they change, and who changes them locks the directory for that.
+fn lock_key(path: &Path) -> Result<File, rustix::io::Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let key = File::from(openat(CWD, path, flags, Mode::empty())?);
+    flock(&key, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(key)
 }
 
 /// Who says that it has the lock.
@@ -108,9 +129,12 @@ mod tests {
         let (locks, one, two) = (folder.join("run"), folder.join("one"), folder.join("two"));
         std::fs::create_dir_all(&one).unwrap();
         std::fs::create_dir_all(&two).unwrap();
+        std::fs::write(one.join(KEY_FILE), "").unwrap();
         let held = RunLock::take(&locks, &one).unwrap();
         let other = RunLock::take(&locks, &two).unwrap();
         let refused = RunLock::take(&locks, &folder.join("two/../one")).unwrap_err();
+        let elsewhere = RunLock::take(&folder.join("other-run"), &one).unwrap_err();
+        assert!(matches!(elsewhere, RunLockError::Taken { process: None, .. }));
         let who = Some(std::process::id());
         assert_eq!(RunLock::holder(&locks, &one), who);
         assert!(matches!(refused, RunLockError::Taken { process, .. } if process == who));

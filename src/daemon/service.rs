@@ -135,7 +135,7 @@ fn serve_one(
     let keeping = match (habits.keeping)(&module.path, store) {
         Ok(keeping) => Keeping { witness, ..module.limits.hold(keeping) },
         Err(error) => {
-            sync::refuse(line, &error);
+            sync::refuse(line, &SyncError::of_settings_elsewhere());
             return Err(error.into());
         }
     };

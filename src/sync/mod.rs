@@ -81,6 +81,8 @@ pub struct Keeping {
     pub bounds: Bounds,
     /// Who hears of each change that is made here.
     pub witness: Option<Arc<dyn Witness>>,
+    /// What whoever syncs with this root should hear of.
+    pub notes: Vec<String>,
 }
 
 /// What a person asked for.
@@ -392,6 +394,14 @@ impl SyncError {
             SyncError::PeerIsOlder => ErrorCode::RolledBack,
             SyncError::Forged | SyncError::OtherKey { .. } => ErrorCode::Signature,
         }
+    }
+
+    /// What a peer is told that is not this person where the settings of this machine make no
+    /// sense: not what is in them, nor where they are.
+    pub fn of_settings_elsewhere() -> SyncError {
+        let text =
+            "the settings of the other machine make no sense; 'psync config show' there says why";
+        SyncError::Settings(SettingsError::typed(text.into()))
     }
 
     /// The message that tells the other end.

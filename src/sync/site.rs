@@ -125,6 +125,7 @@ impl Site {
                 .into_iter()
                 .chain(left)
                 .chain(old_settings(&state))
+                .chain(keeping.notes.iter().cloned())
                 .map(note)
                 .chain(recovered.map(told))
                 .collect(),
