@@ -82,6 +82,39 @@ pub struct Conflict {
     pub outcome: String,
     /// One side's was taken because a person had said so: nobody has to look at it.
     pub chosen: bool,
+    /// While it waits: what a person may choose.
+    pub ways: Ways,
+}
+
+/// Which ways out of a conflict are open: units and rules close some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ways {
+    /// This side's can be taken.
+    pub local: bool,
+    /// The other side's can be taken.
+    pub remote: bool,
+    /// Both can be kept.
+    pub both: bool,
+    /// Both can be merged on this side.
+    pub merge: bool,
+}
+
+impl Ways {
+    /// All of them.
+    pub const ALL: Ways = Ways { local: true, remote: true, both: true, merge: true };
+    /// None.
+    pub const NONE: Ways = Ways { local: false, remote: false, both: false, merge: false };
+
+    /// In words, as they are chosen.
+    pub fn names(self) -> Vec<&'static str> {
+        let named = [
+            (self.local, "local"),
+            (self.remote, "remote"),
+            (self.both, "both"),
+            (self.merge, "a merge"),
+        ];
+        named.into_iter().filter(|(open, _)| *open).map(|(_, name)| name).collect()
+    }
 }
 
 /// What spoke about a conflict where a person has laid down nothing.

@@ -426,3 +426,24 @@ fn a_resolution_of_two_that_were_kept_is_undone_and_open_again() {
         say(&pair, 0, &[&["resolve", "f.txt"], how].concat());
     }
 }
+
+#[test]
+fn a_choice_that_no_run_may_carry_out_is_refused() {
+    for (options, open) in [
+        (&["--push"][..], "possible: local"),
+        (&["--pull"], "possible: remote"),
+        (&["--push", "--policy", "hold"], "possible: local"),
+    ] {
+        let pair = edited();
+        pair.sync_expecting(40, options);
+        let refused = if open.ends_with("local") { "remote" } else { "local" };
+        let said = say(&pair, 23, &["resolve", "f.txt", "--keep", refused]);
+        said.has("is not possible").has("changes only").has(open);
+        say(&pair, 23, &["resolve", "f.txt", "--keep", "both"]).has(open);
+        assert!(say(&pair, 0, &["conflicts", "--json"]).objects()[0]["chosen"].is_null());
+        let allowed = if refused == "local" { "remote" } else { "local" };
+        say(&pair, 0, &["resolve", "f.txt", "--keep", allowed]);
+        pair.sync_expecting(0, options);
+        assert_same_trees(&pair.a, &pair.b);
+    }
+}

@@ -387,3 +387,45 @@ fn of_a_unit_that_is_held_no_mode_is_changed() {
     assert_eq!(read_text(pair.b.join("r/.git/HEAD")), "mine");
     assert_eq!(mode(&pair.b.join("r/.git")), 0o700);
 }
+
+#[test]
+fn of_a_unit_only_a_side_can_be_chosen_and_no_part_is_merged() {
+    let pair = Pair::agreed(&[("p/.git/config", "1\n2\n3\n4\n5\n"), ("p/.git/HEAD", "main")]);
+    write_file(pair.a.join("p/.git/config"), "one\n2\n3\n4\n5\n");
+    write_file(pair.b.join("p/.git/config"), "1\n2\n3\n4\nfive\n");
+    write_file(pair.b.join("p/.git/HEAD"), "other");
+    pair.sync_expecting(40, &[]);
+    let before = snapshot(&pair.a);
+    let resolve = |code: i32, words: &[&str]| {
+        let mut command = psync(&pair.temp);
+        command.arg("resolve").args(words).arg("--all").current_dir(&pair.a);
+        Said::of(&mut command, code)
+    };
+    let tool = ["--tool", "cat \"$LOCAL\" \"$REMOTE\" > \"$MERGED\""];
+    for words in [&["--merge"][..], &tool, &["--keep", "both"]] {
+        let said = resolve(23, words);
+        said.has("is not possible").has("p/.git belongs together").has("local or remote");
+    }
+    assert_eq!(snapshot(&pair.a), before);
+    resolve(0, &["--keep", "remote"]);
+    pair.sync_to(0);
+    assert_eq!(read_text(pair.a.join("p/.git/config")), "1\n2\n3\n4\nfive\n");
+    assert_eq!(read_text(pair.a.join("p/.git/HEAD")), "other");
+}
+
+#[test]
+fn a_side_of_a_unit_that_has_not_told_all_of_it_cannot_be_chosen() {
+    let pair = Pair::agreed(GIT);
+    write_file(pair.a.join("p/.git/refs/heads/main"), "commit two, made here");
+    write_file(pair.b.join("p/.git/index"), "index, staged there");
+    pair.sync_expecting(40, &[]);
+    let resolve = |code: i32, which: &str| {
+        let mut command = psync(&pair.temp);
+        command.args(["resolve", "--all", "--keep", which]).current_dir(&pair.a);
+        Said::of(&mut command, code)
+    };
+    resolve(23, "remote").has("possible: local)");
+    resolve(0, "local");
+    pair.sync_to(0);
+    assert_eq!(read_text(pair.b.join("p/.git/index")), "index one");
+}

@@ -191,6 +191,9 @@ impl Session {
         let Session { site, names, counsel, .. } = self;
         let text = |error: ResolveError| error.to_string();
         let path = &listed.conflict.path;
+        if matches!(how, How::Merge | How::Tool(_)) {
+            resolve::check_mergeable(listed).map_err(text)?;
+        }
         match how {
             How::Keep(name) => {
                 let keep = Keep::ALL.iter().find(|(_, known)| known == name);

@@ -4,7 +4,7 @@ use psync_protocol::{ContentHash, RelPath, ReplicaId, Time};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Index, IndexError};
-use crate::report::{Conflict, ConflictKind, Facts, Kind, State};
+use crate::report::{Conflict, ConflictKind, Facts, Kind, State, Ways};
 
 /// Past conflicts that are kept; of more, the oldest go.
 const PAST_MAX: i64 = 10_000;
@@ -64,7 +64,7 @@ struct Raw {
 const COLUMNS: &str = "id, replica, path, ours, theirs, kind, state, clash, rule, outcome, \
                        ancestor, at, chosen, resolved";
 
-/// The values of the column `state`.
+/// The values of the column `state`. To what waits a bit is added for each way that is closed.
 const HELD: i64 = 0;
 const HELD_TO_MERGE: i64 = 1;
 const SETTLED: i64 = 2;
@@ -107,13 +107,13 @@ impl Index {
         let ours = self.versions.id(&self.db, &conflict.seen.0)?;
         let theirs = self.versions.id(&self.db, &conflict.seen.1)?;
         let (state, clash) = match &conflict.state {
-            State::Held { to_merge: false } => (HELD, None),
-            State::Held { to_merge: true } => (HELD_TO_MERGE, None),
+            State::Held { to_merge: false } => (HELD | closed(conflict.ways), None),
+            State::Held { to_merge: true } => (HELD_TO_MERGE | closed(conflict.ways), None),
             State::Settled { clash } => (SETTLED, clash.as_ref()),
         };
         // Another state of the same path is another conflict: it takes the place of one that waited.
         self.db.execute(
-            "DELETE FROM conflicts WHERE replica = ?1 AND path = ?2 AND state < 2
+            "DELETE FROM conflicts WHERE replica = ?1 AND path = ?2 AND state != 2
              AND resolved IS NULL AND NOT (ours = ?3 AND theirs = ?4 AND kind = ?5)",
             params![peer.0, conflict.path.as_bytes(), ours, theirs, conflict.kind.name()],
         )?;
@@ -181,7 +181,7 @@ impl Index {
     pub fn close_conflicts(&mut self, peer: ReplicaId) -> Result<(), IndexError> {
         self.db.execute(
             "UPDATE conflicts SET resolved = ifnull('as chosen: ' || chosen, 'by later changes')
-             WHERE replica = ?1 AND state < 2 AND resolved IS NULL
+             WHERE replica = ?1 AND state != 2 AND resolved IS NULL
              AND path NOT IN (SELECT path FROM pending WHERE replica = ?1)",
             [peer.0],
         )?;
@@ -190,14 +190,14 @@ impl Index {
 
     /// Whether any conflict waits.
     pub fn has_open_conflicts(&self) -> Result<bool, IndexError> {
-        let sql = "SELECT EXISTS(SELECT 1 FROM conflicts WHERE state < 2 AND resolved IS NULL)";
+        let sql = "SELECT EXISTS(SELECT 1 FROM conflicts WHERE state != 2 AND resolved IS NULL)";
         Ok(self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
     }
 
     /// The list, sorted by path; of one path the latest first.
     pub fn conflicts(&mut self, which: Which) -> Result<Vec<Listed>, IndexError> {
         let condition = match which {
-            Which::Open => "state < 2 AND resolved IS NULL",
+            Which::Open => "state != 2 AND resolved IS NULL",
             Which::Past => "state = 2 OR resolved IS NOT NULL",
             Which::All => "1",
         };
@@ -241,7 +241,7 @@ impl Index {
         self.db.execute(
             "UPDATE conflict_sides SET hash = ?3 WHERE side = 1 AND conflict IN
              (SELECT id FROM conflicts
-              WHERE replica = ?1 AND path = ?2 AND state < 2 AND resolved IS NULL)",
+              WHERE replica = ?1 AND path = ?2 AND state != 2 AND resolved IS NULL)",
             params![peer.0, path.as_bytes(), hash.0],
         )?;
         Ok(())
@@ -251,9 +251,8 @@ impl Index {
         let path = |bytes: &[u8]| RelPath::new(bytes).map_err(|_| IndexError::Nonsense("a path"));
         let kind = ConflictKind::ALL.into_iter().find(|kind| kind.name() == raw.kind);
         let state = match raw.state {
-            HELD => State::Held { to_merge: false },
-            HELD_TO_MERGE => State::Held { to_merge: true },
-            _ => State::Settled { clash: raw.clash.as_deref().map(path).transpose()? },
+            SETTLED => State::Settled { clash: raw.clash.as_deref().map(path).transpose()? },
+            held => State::Held { to_merge: held & HELD_TO_MERGE != 0 },
         };
         let conflict = Conflict {
             path: path(&raw.path)?,
@@ -268,6 +267,7 @@ impl Index {
             state,
             outcome: raw.outcome,
             chosen: false,
+            ways: open(raw.state),
         };
         let Raw { id, replica, at, chosen, resolved, .. } = raw;
         Ok(Listed { id, peer: ReplicaId(replica), at, conflict, chosen, resolved })
@@ -300,6 +300,18 @@ impl Index {
         let hash = hash.map(ContentHash);
         Ok(Some(Facts { kind, size: size as u64, mtime, mode, hash }))
     }
+}
+
+/// A bit for each way out of a conflict that is closed.
+fn closed(ways: Ways) -> i64 {
+    let Ways { local, remote, both, merge } = ways;
+    [local, remote, both, merge].iter().rev().fold(0, |bits, way| bits << 1 | i64::from(!way)) << 2
+}
+
+/// The ways that are not closed in a column `state`.
+fn open(state: i64) -> Ways {
+    let way = |bit: i64| state >> (2 + bit) & 1 == 0;
+    Ways { local: way(0), remote: way(1), both: way(2), merge: way(3) }
 }
 
 /// As in the table of entries.

@@ -4,7 +4,7 @@ use psync_protocol::{Check, CheckKey, Content, ContentHash, Row};
 
 use super::decide::Rows;
 use crate::manifest::Stored;
-use crate::report::{Conflict, ConflictKind, Facts, Kind, State};
+use crate::report::{Conflict, ConflictKind, Facts, Kind, State, Ways};
 
 /// What a person is told of a conflict besides both sides.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ pub(super) struct Matter {
 /// the fingerprints in `rows`.
 pub(super) fn conflict(
     matter: Matter,
+    ways: Ways,
     rows: Rows<'_>,
     stored: Option<&Stored>,
     key: &CheckKey,
@@ -44,6 +45,7 @@ pub(super) fn conflict(
         state: matter.state,
         outcome: matter.outcome,
         chosen: matter.chosen,
+        ways,
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::decide::{Fate, Ruling};
 use super::super::matter::Matter;
 use super::super::names::collisions;
 use super::{Drafter, Planned};
-use crate::report::{ConflictKind, State};
+use crate::report::{ConflictKind, State, Ways};
 
 const ONE_NAME: &str = "its name and another are one on a file system";
 
@@ -82,6 +82,7 @@ impl Drafter<'_> {
             self.planned[source] = Planned::Later(ONE_NAME);
         }
         self.matters.insert(at, matter);
+        self.ways.insert(at, Ways::NONE);
         self.planned[at] = Planned::Later(ONE_NAME);
     }
 }

@@ -6,7 +6,7 @@ use super::super::decide::{Fate, Ruling};
 use super::super::policy::changes;
 use super::super::rulebook::Mode;
 use super::{Drafter, Planned};
-use crate::report::State;
+use crate::report::{ConflictKind, State, Ways};
 
 const NO_MERGE: &str = "a merge is a change for both sides, and changes do not go both ways here";
 const TOO_LARGE: &str = "it is larger than max-size allows";
@@ -63,6 +63,19 @@ impl Drafter<'_> {
         };
         carried > 0
             && self.terms.counsel.max_size(self.paths[at].path()).is_some_and(|most| carried > most)
+    }
+
+    /// What a person may choose for a conflict that waits, and what keeps the rest from being done.
+    pub(super) fn open_ways(&self, at: usize, kind: ConflictKind) -> (Ways, Option<&'static str>) {
+        // It is about three paths, of which this one stays as it is.
+        if kind == ConflictKind::MovedBoth || !self.terms.counsel.restricts() {
+            return (Ways::ALL, None);
+        }
+        let barred = |role| self.barred(at, &Ruling::take(role, ""));
+        let (here, there) = (barred(Role::Initiator), barred(Role::Responder));
+        let (local, remote) = (here.is_none(), there.is_none());
+        let ways = Ways { local, remote, both: local && remote, merge: local };
+        (ways, here.or(there))
     }
 
     /// Whether nothing keeps a path from going either way.

@@ -22,7 +22,7 @@ use super::decide::{Context, Fate, Rows, Ruling, decide};
 use super::matter::{Matter, conflict};
 use super::names::Folding;
 use crate::manifest::{LocalAccess, Stored};
-use crate::report::{Conflict, State};
+use crate::report::{Conflict, State, Ways};
 
 /// What the planner knows of its own side at a path of the plan.
 #[derive(Debug, Clone)]
@@ -132,6 +132,8 @@ struct Drafter<'a> {
     moved_both: Vec<MovedBoth>,
     /// What was said about conflicts, by the number of the path.
     matters: BTreeMap<usize, Matter>,
+    /// What may be chosen where it is not for its path alone to say.
+    ways: BTreeMap<usize, Ways>,
     left: Vec<(usize, &'static str)>,
 }
 
@@ -175,6 +177,7 @@ impl<'a> Drafter<'a> {
             planned: Vec::new(),
             moved_both: Vec::new(),
             matters: BTreeMap::new(),
+            ways: BTreeMap::new(),
             left: Vec::new(),
         }
     }
@@ -330,8 +333,16 @@ impl<'a> Drafter<'a> {
         }
     }
 
-    fn told(&self, at: usize, matter: Matter) -> Conflict {
-        conflict(matter, self.rows(at), self.locals[at].row.as_ref(), self.terms.keys.responder)
+    fn told(&self, at: usize, mut matter: Matter) -> Conflict {
+        let mut ways = self.ways.get(&at).copied().unwrap_or(Ways::ALL);
+        if matches!(matter.state, State::Held { .. }) && !self.ways.contains_key(&at) {
+            let why;
+            (ways, why) = self.open_ways(at, matter.kind);
+            let why = why.filter(|why| !matter.outcome.ends_with(why));
+            matter.outcome.extend(why.map(|why| format!("; {why}")));
+        }
+        let (stored, key) = (self.locals[at].row.as_ref(), self.terms.keys.responder);
+        conflict(matter, ways, self.rows(at), stored, key)
     }
 
     /// The responder knows its own rows and what was stated. Where the decision rests on a row

@@ -9,7 +9,7 @@ use super::super::policy::{self, Way};
 use super::super::units::{Shapes, Unit};
 use super::{Drafter, Planned};
 use crate::manifest::database_of;
-use crate::report::{ConflictKind, State};
+use crate::report::{ConflictKind, State, Ways};
 
 const WAITS: &str = "another part of what it belongs to waits";
 const CHOSEN: &str = "changed on both sides with what it belongs to; a policy chose";
@@ -88,16 +88,21 @@ impl Drafter<'_> {
     fn settle_unit(&mut self, unit: &Unit) {
         let stands_for_it = self.stands_for(unit);
         let spoken = self.spoken(stands_for_it, ConflictKind::ModifiedBoth);
-        let way = match self.newest_rows(unit) {
-            Some(rows) => {
-                let (context, names) = (self.terms.context, self.terms.counsel.names());
-                policy::way(ConflictKind::ModifiedBoth, rows, context, &spoken.policy, names)
-            }
-            None => Way::Both,
+        // Where one side has no file of it any more, nobody can ask for times and sizes.
+        let (rows, kind) = match self.newest_rows(unit) {
+            Some(rows) => (rows, ConflictKind::ModifiedBoth),
+            None => (self.rows(stands_for_it), ConflictKind::DeleteModify),
         };
+        let (context, names) = (self.terms.context, self.terms.counsel.names());
+        let way = policy::way(kind, rows, context, &spoken.policy, names);
         let taken = match way {
             Way::Side(role) if self.can_take(unit, role) => Some(role),
             Way::Side(_) | Way::Both | Way::Wait { .. } => None,
+        };
+        let ways = Ways {
+            local: self.can_take(unit, Role::Initiator),
+            remote: self.can_take(unit, Role::Responder),
+            ..Ways::NONE
         };
         for &at in &unit.members {
             self.matters.remove(&at);
@@ -125,6 +130,7 @@ impl Drafter<'_> {
         let chosen = taken.is_some() && spoken.asked;
         let matter = Matter { kind: ConflictKind::ModifiedBoth, rule, state, outcome, chosen };
         self.matters.insert(stands_for_it, matter);
+        self.ways.insert(stands_for_it, ways);
     }
 
     /// The member under whose path a person is told of the unit.
@@ -153,7 +159,10 @@ impl Drafter<'_> {
     /// and where two meet for the first time nothing is deleted.
     fn can_take(&self, unit: &Unit, role: Role) -> bool {
         let told = |at: &usize| role == Role::Initiator || !self.is_silent(*at);
-        !self.terms.context.first_contact && unit.members.iter().all(told)
+        let barred = |at: &usize| self.barred(*at, &Ruling::take(role, "")).is_some();
+        !self.terms.context.first_contact
+            && unit.members.iter().all(told)
+            && !unit.members.iter().any(barred)
     }
 
     fn take_member(&mut self, at: usize, role: Role) {

@@ -19,7 +19,7 @@ use crate::journal::Kept;
 use crate::manifest::{Stamp, Stored};
 use crate::merge::{self, Format, Three};
 use crate::reconcile::Counsel;
-use crate::report::{Conflict, Facts, Kind, Report, State};
+use crate::report::{Conflict, Facts, Kind, Report, State, Ways};
 use crate::root::{Stat, hash_reader};
 
 /// Whose version is kept.
@@ -98,6 +98,18 @@ pub enum ResolveError {
         /// What was done about it.
         outcome: String,
     },
+    /// That way out of it is closed, as it belongs to a unit or a rule forbids it.
+    #[error("{path}: {how} is not possible: {}", left_open(.why, *.ways))]
+    Closed {
+        /// Where.
+        path: RelPath,
+        /// What was asked for.
+        how: &'static str,
+        /// Why it waits.
+        why: String,
+        /// What is possible.
+        ways: Ways,
+    },
     /// Somebody has resolved it.
     #[error("{path}: is resolved already ({how})")]
     Already {
@@ -161,6 +173,31 @@ enum Standing {
     Here { local_at: RelPath, remote_at: RelPath, clash: RelPath },
 }
 
+fn left_open(why: &str, ways: Ways) -> String {
+    match ways.names().join(" or ") {
+        names if names.is_empty() => format!("{why} (no choice settles it)"),
+        names => format!("{why} (possible: {names})"),
+    }
+}
+
+/// Refuses a choice for a conflict that waits, if the next run could not do it.
+fn check_open(conflict: &Conflict, how: &'static str, open: bool) -> Result<(), ResolveError> {
+    match conflict.is_held() && !open {
+        true => Err(ResolveError::Closed {
+            path: conflict.path.clone(),
+            how,
+            why: conflict.outcome.clone(),
+            ways: conflict.ways,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Refuses the merge of what cannot be merged by itself.
+pub fn check_mergeable(listed: &Listed) -> Result<(), ResolveError> {
+    check_open(&listed.conflict, "a merge", listed.conflict.ways.merge)
+}
+
 /// Keeps a version, or both.
 pub fn keep(
     site: &mut Site,
@@ -171,6 +208,15 @@ pub fn keep(
     let path = &listed.conflict.path;
     match standing(site, listed)? {
         Standing::Apart => {
+            let Ways { local, remote, both, .. } = listed.conflict.ways;
+            let open = match keep {
+                Keep::Both => both,
+                Keep::Local => local,
+                Keep::Remote => remote,
+                // Which side that is only the run knows, as a unit has many files.
+                Keep::Newest | Keep::Oldest | Keep::Largest => local && remote,
+            };
+            check_open(&listed.conflict, keep.name(), open)?;
             site.index.transaction(|index| index.choose(listed.id, keep.name()))?;
             Ok(Resolved::Chosen)
         }
@@ -232,6 +278,7 @@ pub fn write(
     names: &RunNames,
 ) -> Result<Resolved, ResolveError> {
     let path = &listed.conflict.path;
+    check_mergeable(listed)?;
     match standing(site, listed)? {
         Standing::Apart => write_newer(site, listed, content, names)?,
         Standing::Here { clash, .. } => {
