@@ -5,6 +5,7 @@
 
 mod json;
 mod lines;
+mod remarks;
 mod structured;
 mod text;
 mod toml;

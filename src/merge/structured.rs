@@ -2,10 +2,13 @@
 //!
 //! The values decide whether there is a conflict; how the result is written follows the text. Where
 //! the text merge gives just these values, that is the result; otherwise the other side's changes
-//! are written into this side's text, and everything that nobody touched stays as it is.
+//! are written into this side's text, and everything that nobody touched stays as it is. Comments
+//! are merged as values are, by what they stand at: where one that was edited would be dropped, there
+//! is a conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::remarks::remarks;
 use super::{Three, json, text, toml};
 
 /// A format of which keys are understood.
@@ -34,6 +37,14 @@ impl Format {
             Format::Toml => toml::value(text),
         }
     }
+
+    /// The comments in a text of this format, by what they stand at.
+    fn remarks(self, text: &str) -> Value {
+        match self {
+            Format::Json => Value::Table(BTreeMap::new()),
+            Format::Toml => remarks(text),
+        }
+    }
 }
 
 /// What a text means: tables by key, and everything else as it is written.
@@ -54,7 +65,8 @@ impl Value {
     }
 }
 
-/// Merges three texts by key. `None` where both sides changed the same key in different ways, where
+/// Merges three texts by key. `None` where both sides changed the same key, or the comments at it, in
+/// different ways, where
 /// one of the three is not of the format, and where what came together cannot be written into this
 /// side's text.
 pub fn structured(format: Format, three: Three<'_>) -> Option<Vec<u8>> {
@@ -63,7 +75,10 @@ pub fn structured(format: Format, three: Three<'_>) -> Option<Vec<u8>> {
     let (base, ours, theirs) = (base?, ours?, theirs?);
     let values = (format.parse(base)?, format.parse(ours)?, format.parse(theirs)?);
     let wanted = together(Some(&values.0), Some(&values.1), Some(&values.2)).ok()??;
-    let means_that = |text: &str| format.parse(text).as_ref() == Some(&wanted);
+    let notes = [base, ours, theirs].map(|text| format.remarks(text));
+    let notes = together(Some(&notes[0]), Some(&notes[1]), Some(&notes[2])).ok()??;
+    let means_that =
+        |text: &str| format.parse(text).as_ref() == Some(&wanted) && format.remarks(text) == notes;
     let by_lines = text(three).and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some(merged) = by_lines.filter(|merged| means_that(merged)) {
         return Some(merged.into_bytes());
@@ -172,6 +187,38 @@ mod tests {
         let expected = "# head\nname = \"x\" # why\n\n[deps]\na = \"1\"\nours = \"2\"\n\
                         # needed for x\ntheirs = { v = 3 }\n\n[dev]\nz = 2\n";
         assert_eq!(merge(Format::Toml, base, &ours, &theirs).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_edit_of_a_comment_is_never_dropped() {
+        for (base, ours, theirs, parts) in [
+            (
+                "# old\na = 1\nb = 2\n",
+                "# old\na = 5\nb = 2\n",
+                "# new\na = 1\nb = 3\n",
+                ["# new", "a = 5", "b = 3"],
+            ),
+            ("a = 1\n", "a = 1 # MY NOTE\n", "a = 9\n", ["a = 9", " # ", "MY NOTE"]),
+            ("a = 1\n", "a = 1 # A\n", "a = 1 # B\n", ["a = 1", "A", "B"]),
+            ("a = [\n1, # c\n]\n", "a = [\n1, # C\n]\n", "a = [\n2, # c\n]\n", ["2", ", ", "# C"]),
+            (
+                "a = 1\nb = 1\n# end\n",
+                "a = 1\nb = 2\n# end\n",
+                "a = 2\nb = 1\n# END\n",
+                ["a = 2", "b = 2", "# END"],
+            ),
+        ] {
+            assert_eq!(merge(Format::Toml, base, ours, theirs), None, "{ours}\n{theirs}");
+            // The other way round there may be a merge; then it has all.
+            let merged = merge(Format::Toml, base, theirs, ours);
+            let has_all = |text: String| parts.iter().all(|part| text.contains(part));
+            assert!(merged.is_none_or(has_all), "{ours}\n{theirs}");
+        }
+        let base = "# head\na = 1\n\nb = 2\n\nc = 3 # see\n";
+        let ours = base.replace("# head", "# HEAD");
+        let theirs = base.replace("c = 3 # see", "c = 4 # seen");
+        let merged = ours.replace("c = 3 # see", "c = 4 # seen");
+        assert_eq!(merge(Format::Toml, base, &ours, &theirs).unwrap(), merged);
     }
 
     #[test]
