@@ -447,3 +447,23 @@ fn a_choice_that_no_run_may_carry_out_is_refused() {
         assert_same_trees(&pair.a, &pair.b);
     }
 }
+
+#[test]
+fn of_two_that_were_kept_none_that_was_edited_since_is_replaced() {
+    for (edited_now, keep) in
+        [("f.txt", "local"), ("f.txt", "remote"), ("clash", "local"), ("clash", "remote")]
+    {
+        let pair = edited();
+        pair.sync_expecting(40, &[]);
+        let file = match edited_now {
+            "clash" => clash_file(&pair.a),
+            name => pair.a.join(name),
+        };
+        // As long as before.
+        write_file(&file, read_text(&file).replace("four", "FOUR"));
+        say(&pair, 23, &["resolve", "f.txt", "--keep", keep]).has("changed since");
+        say(&pair, 23, &["resolve", "f.txt", "--merge"]).has("changed since");
+        assert!(read_text(&file).contains("FOUR"));
+        assert!(has_clash_file(&pair.a));
+    }
+}

@@ -1,6 +1,6 @@
 //! Conflicts: those that wait, and those of the past. The end that plans a run keeps them.
 
-use psync_protocol::{ContentHash, RelPath, ReplicaId, Time};
+use psync_protocol::{Content, ContentHash, RelPath, ReplicaId, Time};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Index, IndexError};
@@ -244,6 +244,33 @@ impl Index {
               WHERE replica = ?1 AND path = ?2 AND state != 2 AND resolved IS NULL)",
             params![peer.0, path.as_bytes(), hash.0],
         )?;
+        Ok(())
+    }
+
+    /// Notes which content the other side had in a conflict of which both versions were kept: they
+    /// stand here now.
+    pub fn know_kept_content(
+        &mut self,
+        peer: ReplicaId,
+        conflict: &Conflict,
+    ) -> Result<(), IndexError> {
+        let State::Settled { clash: Some(clash) } = &conflict.state else { return Ok(()) };
+        let ours = conflict.sides[0].as_ref().and_then(|facts| facts.hash);
+        for path in [&conflict.path, clash] {
+            let Some(stored) = self.row(path)? else { continue };
+            let (Content::File { hash, .. } | Content::Symlink { hash, .. }) = stored.row.content
+            else {
+                continue;
+            };
+            if Some(hash) != ours {
+                self.db.execute(
+                    "UPDATE conflict_sides SET hash = ?4 WHERE side = 1 AND conflict IN
+                     (SELECT id FROM conflicts WHERE replica = ?1 AND path = ?2 AND clash = ?3
+                      AND resolved IS NULL ORDER BY at DESC, id DESC LIMIT 1)",
+                    params![peer.0, conflict.path.as_bytes(), clash.as_bytes(), hash.0],
+                )?;
+            }
+        }
         Ok(())
     }
 

@@ -120,8 +120,18 @@ pub(super) fn keep(
     })
 }
 
-/// After a run: what waited, and is agreed now, waits no more.
-pub(super) fn close(index: &mut Index, peer: ReplicaId) -> Result<(), IndexError> {
+/// After a run: what waited, and is agreed now, waits no more; and of what was kept twice both
+/// contents are known.
+pub(super) fn close(
+    index: &mut Index,
+    peer: ReplicaId,
+    conflicts: &[Conflict],
+) -> Result<(), IndexError> {
+    if conflicts.iter().any(|conflict| !conflict.is_held()) {
+        index.transaction(|index| {
+            conflicts.iter().try_for_each(|conflict| index.know_kept_content(peer, conflict))
+        })?;
+    }
     if index.has_open_conflicts()? {
         index.transaction(|index| index.close_conflicts(peer))?;
     }

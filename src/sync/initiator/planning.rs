@@ -156,7 +156,7 @@ impl Initiator<'_> {
             our_scope: survey.scope.digest(),
             their_scope,
         };
-        self.conclude(&peer, &agreement, &closing, outcome.conflicts.len() as u64)?;
+        self.conclude(&peer, &agreement, &closing, &outcome.conflicts)?;
         outcome.carried_out = true;
         Ok(outcome)
     }
@@ -167,18 +167,18 @@ impl Initiator<'_> {
         peer: &Peer,
         agreement: &Agreement,
         closing: &Closing,
-        conflicts: u64,
+        found: &[Conflict],
     ) -> Result<(), SyncError> {
         let (index, now) = (&mut self.site.index, self.request.names.now);
         let held_back = std::mem::take(&mut self.held_back);
         let seals = Some(&self.seals);
         record::conclude(index, peer, agreement, closing, held_back, seals, now)?;
-        conflicts::close(index, peer.replica)?;
+        conflicts::close(index, peer.replica, found)?;
         self.site.mark();
         let index = &mut self.site.index;
         index.put_place(&self.request.location, peer.replica)?;
         record::keep_rates(index, peer.replica, self.line.rates())?;
-        self.site.journal.end(conflicts, closing.failures().count() as u64, None);
+        self.site.journal.end(found.len() as u64, closing.failures().count() as u64, None);
         Ok(())
     }
 

@@ -90,6 +90,9 @@ pub enum ResolveError {
     /// What stands there is not what the run saw.
     #[error("{0}: changed since the run that found the conflict; run psync again first")]
     Changed(RelPath),
+    /// One of two files that were kept is not as it was.
+    #[error("{0}: changed since both were kept; edit or remove either file by hand")]
+    Edited(RelPath),
     /// There is nothing left to choose from.
     #[error("{path}: the conflict is settled ({outcome}); nothing is left to be resolved")]
     Settled {
@@ -362,18 +365,19 @@ fn standing(site: &mut Site, listed: &Listed) -> Result<Standing, ResolveError> 
             Err(ResolveError::Settled { path: path.clone(), outcome: outcome.clone() })
         }
         State::Settled { clash: Some(clash) } => {
-            let (Some(ours), Some(_)) = (&sides[0], &sides[1]) else {
+            let (Some(ours), Some(theirs)) = (&sides[0], &sides[1]) else {
                 return Err(ResolveError::Changed(path.clone()));
             };
             let exists = |path: &RelPath| site.root.stat(path).is_ok_and(|stat| stat.is_some());
             if !exists(path) || !exists(clash) {
-                return Err(ResolveError::Changed(path.clone()));
+                return Err(ResolveError::Edited(path.clone()));
             }
-            let (local_at, remote_at) = match (stands(site, path, ours), stands(site, clash, ours))
-            {
+            // Neither may have been edited since: one of them is going to be replaced.
+            let are = |one, other| stands(site, path, one) && stands(site, clash, other);
+            let (local_at, remote_at) = match (are(ours, theirs), are(theirs, ours)) {
                 (true, _) => (path.clone(), clash.clone()),
                 (false, true) => (clash.clone(), path.clone()),
-                (false, false) => return Err(ResolveError::Changed(path.clone())),
+                (false, false) => return Err(ResolveError::Edited(path.clone())),
             };
             Ok(Standing::Here { local_at, remote_at, clash: clash.clone() })
         }
