@@ -467,3 +467,18 @@ fn of_two_that_were_kept_none_that_was_edited_since_is_replaced() {
         assert!(has_clash_file(&pair.a));
     }
 }
+
+#[test]
+fn the_name_of_a_conflict_is_no_pattern() {
+    let pair =
+        Pair::agreed(&[("a[1].txt", BASE), ("a1.txt", BASE), ("d*/f", BASE), ("dd/f", BASE)]);
+    for path in ["a[1].txt", "a1.txt", "d*/f", "dd/f"] {
+        edit(&pair, path, "here\n", "there\n");
+    }
+    pair.sync_expecting(40, &["--policy", "hold"]);
+    let said = say(&pair, 0, &["resolve", "--keep", "local", "a[1].txt"]);
+    said.has_line("a[1].txt: local, in the next run").has_not("a1.txt");
+    say(&pair, 0, &["resolve", "--keep", "remote", "d*"]).has("d*/f: remote").has_not("dd/f");
+    say(&pair, 0, &["resolve", "--keep", "both", "a[0-9].txt"])
+        .has_line("a1.txt: both, in the next run");
+}

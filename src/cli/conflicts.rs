@@ -210,7 +210,21 @@ enum Selector {
 }
 
 impl Selector {
-    fn of(matches: &ArgMatches, root: &Path, word: &Path) -> Result<Selector, Failure> {
+    /// What a word means: a name that some conflict has is no pattern, whatever is in it.
+    fn of(
+        matches: &ArgMatches,
+        root: &Path,
+        found: &[Listed],
+        word: &Path,
+    ) -> Result<Selector, Failure> {
+        if let Ok((of, path)) = subject::path_in_root(matches, word)
+            && is_same(&of, root)
+        {
+            let exact = Selector::Path(path);
+            if found.iter().any(|listed| exact.fits(listed)) {
+                return Ok(exact);
+            }
+        }
         if !is_pattern(word) {
             let (of, path) = subject::path_in_root(matches, word)?;
             return match is_same(&of, root) {
@@ -258,7 +272,8 @@ pub(super) fn shown(word: &Path) -> String {
 
 /// The root that typed words are about: that of the first path, or else the one from here upward.
 pub(super) fn root_of(matches: &ArgMatches, words: &[PathBuf]) -> Result<PathBuf, Failure> {
-    match words.iter().find(|word| !is_pattern(word)) {
+    let is_path = |word: &&PathBuf| !is_pattern(word) || word.symlink_metadata().is_ok();
+    match words.iter().find(is_path) {
         Some(path) => Ok(subject::path_in_root(matches, path)?.0),
         None => subject::root(matches, Path::new(".")),
     }
@@ -274,7 +289,7 @@ pub(super) fn about(
 ) -> Result<Vec<Listed>, Failure> {
     let mut chosen: Vec<Listed> = Vec::new();
     for word in words {
-        let selector = Selector::of(matches, root, word)?;
+        let selector = Selector::of(matches, root, found, word)?;
         let mut fitting = found.iter().filter(|listed| selector.fits(listed)).peekable();
         if fitting.peek().is_none() {
             let what = match selector {
