@@ -482,3 +482,34 @@ fn the_name_of_a_conflict_is_no_pattern() {
     say(&pair, 0, &["resolve", "--keep", "both", "a[0-9].txt"])
         .has_line("a1.txt: both, in the next run");
 }
+
+#[test]
+fn conflicts_with_two_other_sides_are_told_apart() {
+    let pair = Pair::agreed(&[("f.txt", BASE)]);
+    let c = pair.temp.folder("c");
+    let with_c = |code: i32| {
+        let mut command = psync(&pair.temp);
+        command.args(["--policy", "hold", "./a", "./c"]).current_dir(pair.temp.path());
+        Said::of(&mut command, code)
+    };
+    with_c(0);
+    edit(&pair, "f.txt", "here\n", "on b\n");
+    write_file(c.join("f.txt"), "on c\n");
+    pair.sync_expecting(40, &["--policy", "hold"]);
+    with_c(40);
+    let [b, c] = [&pair.b, &c].map(|root| root.to_str().unwrap().to_string());
+    say(&pair, 0, &["conflicts"]).has(&format!("with    {b}")).has(&format!("with    {c}"));
+    let objects = say(&pair, 0, &["conflicts", "--json"]).objects();
+    let mut places: Vec<&str> = objects.iter().map(|one| one["with"].as_str().unwrap()).collect();
+    places.sort_unstable();
+    assert_eq!(places, [&b, &c]);
+    let said = say(&pair, 1, &["resolve", "f.txt", "--keep", "remote"]);
+    said.has(&b).has(&c).has("--with");
+    say(&pair, 0, &["resolve", "f.txt", "--keep", "remote", "--with", "../b"]);
+    pair.sync_expecting(0, &["--policy", "hold"]);
+    assert_eq!(read_text(pair.a.join("f.txt")), "on b\n");
+    with_c(40);
+    say(&pair, 0, &["resolve", "--all", "--keep", "local", "--with", &c]);
+    with_c(0);
+    assert_eq!(read_text(Path::new(&c).join("f.txt")), "on b\n");
+}

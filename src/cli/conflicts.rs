@@ -115,6 +115,7 @@ pub(super) fn paragraph(listed: &Listed) -> String {
     for (name, facts) in ["local", "remote"].into_iter().zip(&conflict.sides) {
         text.push_str(&format!("    {name:<8}{}\n", side(facts.as_ref())));
     }
+    text.push_str(&format!("    with    {}\n", printable(listed.place.as_bytes())));
     if let Some(chosen) = &listed.chosen
         && listed.is_open()
     {
@@ -164,7 +165,7 @@ fn object(listed: &Listed) -> Value {
         "state": state, "rule": conflict.rule, "outcome": conflict.outcome,
         "clash": clash.map(RelPath::to_string), "found": json::time_of_seconds(listed.at),
         "local": local, "remote": remote,
-        "chosen": listed.chosen, "resolved": listed.resolved,
+        "with": listed.place, "chosen": listed.chosen, "resolved": listed.resolved,
     })
 }
 
@@ -190,11 +191,12 @@ fn unusable(root: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Identity, format!("{}: {error}", root.display()))
 }
 
-/// The latest conflict of each path.
+/// The latest conflict of each path with each peer.
 pub(super) fn latest(found: Vec<Listed>) -> Vec<Listed> {
     let mut latest: Vec<Listed> = Vec::new();
     for listed in found {
-        if latest.last().is_none_or(|last| last.conflict.path != listed.conflict.path) {
+        let of_path = latest.iter().rev().take_while(|l| l.conflict.path == listed.conflict.path);
+        if !of_path.into_iter().any(|earlier| earlier.peer == listed.peer) {
             latest.push(listed);
         }
     }

@@ -1,10 +1,13 @@
 //! `psync resolve`: what is to become of conflicts, chosen for many at once or one by one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use psync_protocol::RelPath;
+use psync_protocol::path::printable;
 use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex};
 
 use super::command::Subcommand;
@@ -44,6 +47,12 @@ fn arguments(command: Command) -> Command {
         .arg(keep.help("local, remote, both, newest, oldest, largest or a name"))
         .arg(flag("merge").help("Merge the changes of both, line by line"))
         .arg(tool.help("Merge with it; it finds $BASE $LOCAL $REMOTE $MERGED"))
+        .arg(
+            Arg::new("with")
+                .long("with")
+                .value_name("PLACE")
+                .help("Those with this other side only [default: whichever has them]"),
+        )
         .arg(flag("all").help("All conflicts that wait").conflicts_with("paths"))
         .group(ArgGroup::new("how").args(["keep", "merge", "tool"]))
 }
@@ -87,23 +96,33 @@ fn try_resolve(matches: &ArgMatches) -> Result<Exit, Failure> {
     }
     let root = root_of(matches, &words)?;
     let mut site = subject::open(matches, &root)?;
+    let with = matches.get_one::<String>("with");
+    let all_with = |site: &mut Site, which| {
+        let found = listed(site, which)?.into_iter();
+        Ok::<Vec<Listed>, Failure>(
+            found.filter(|listed| with.is_none_or(|with| is_with(listed, with))).collect(),
+        )
+    };
     let chosen = match words.is_empty() {
-        true => listed(&mut site, Which::Open)?,
+        true => all_with(&mut site, Which::Open)?,
         false => {
-            let found = latest(listed(&mut site, Which::All)?);
+            let found = latest(all_with(&mut site, Which::All)?);
             let bulk = words.iter().any(|word| super::conflicts::is_pattern(word));
             let chosen = about(matches, &root, &found, &words)?;
             // A pattern is about what can still be resolved; a path is about what it names.
             let open = chosen.iter().filter(|listed| is_open_to_choice(listed)).count();
             match bulk && open > 0 {
                 true => chosen.into_iter().filter(is_open_to_choice).collect(),
-                false => chosen,
+                false => without_past(chosen),
             }
         }
     };
     if chosen.is_empty() {
         print_out("no conflict waits\n");
         return Ok(Exit::Ok);
+    }
+    if how.is_some() {
+        refuse_ambiguous(&chosen)?;
     }
     let rules = super::config::settings_of(&root)?.rulebook();
     let machines = rules.names.clone();
@@ -129,6 +148,37 @@ fn is_open_to_choice(listed: &Listed) -> bool {
         State::Settled { clash } => clash.is_some(),
     };
     can_be_changed && listed.resolved.is_none()
+}
+
+/// Whether a conflict is with the other side at this place.
+fn is_with(listed: &Listed, place: &str) -> bool {
+    let typed = crate::root::Place::of(Path::new(place)).map(|place| place.path);
+    listed.place == place || typed.is_ok_and(|path| path.as_os_str() == listed.place.as_str())
+}
+
+/// Without what is settled with one other side where the same path can be resolved with another.
+fn without_past(chosen: Vec<Listed>) -> Vec<Listed> {
+    let open = chosen.iter().filter(|listed| is_open_to_choice(listed));
+    let open: BTreeSet<RelPath> = open.map(|listed| listed.conflict.path.clone()).collect();
+    let stays =
+        |listed: &Listed| is_open_to_choice(listed) || !open.contains(&listed.conflict.path);
+    chosen.into_iter().filter(stays).collect()
+}
+
+/// Two sides that are in conflict with this one about the same path have each their own version: it
+/// has to be said which of them is meant.
+fn refuse_ambiguous(chosen: &[Listed]) -> Result<(), Failure> {
+    let mut open: BTreeMap<&RelPath, Vec<&Listed>> = BTreeMap::new();
+    for listed in chosen.iter().filter(|listed| is_open_to_choice(listed)) {
+        open.entry(&listed.conflict.path).or_default().push(listed);
+    }
+    let Some((path, several)) = open.into_iter().find(|(_, several)| several.len() > 1) else {
+        return Ok(());
+    };
+    let places: Vec<String> =
+        several.iter().map(|listed| printable(listed.place.as_bytes())).collect();
+    let text = format!("{path}: in conflict with {}; say which with --with", places.join(" and "));
+    Err(Failure::new(Exit::Usage, text))
 }
 
 /// One call of the command.

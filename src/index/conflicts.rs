@@ -16,6 +16,8 @@ pub struct Listed {
     pub id: i64,
     /// With whom.
     pub peer: ReplicaId,
+    /// Where they are, as it was typed last; their id where that is not known.
+    pub place: String,
     /// When the run that told of it last began, in seconds since 1970.
     pub at: i64,
     /// What the run told.
@@ -297,7 +299,10 @@ impl Index {
             ways: open(raw.state),
         };
         let Raw { id, replica, at, chosen, resolved, .. } = raw;
-        Ok(Listed { id, peer: ReplicaId(replica), at, conflict, chosen, resolved })
+        let peer = ReplicaId(replica);
+        let place = self.places_of(peer)?.into_iter().next();
+        let place = place.unwrap_or_else(|| format!("replica {}", &peer.to_string()[..8]));
+        Ok(Listed { id, peer, place, at, conflict, chosen, resolved })
     }
 
     fn side(&self, id: i64, side: i64) -> Result<Option<Facts>, IndexError> {
