@@ -149,6 +149,27 @@ fn a_deleted_directory_is_restored_with_what_was_in_it() {
 }
 
 #[test]
+fn a_directory_that_was_deleted_here_is_restored_with_what_was_in_it() {
+    let pair = Pair::new();
+    for name in ["d/one", "d/e/two", "d/e/f/three", "k"] {
+        write_file(pair.a.join(name), name);
+    }
+    pair.sync_to(0);
+    // What went before it stays away.
+    write_file(pair.a.join("d/gone"), "before");
+    pair.sync_to(0);
+    fs::remove_file(pair.a.join("d/gone")).unwrap();
+    pair.sync_to(0);
+    let before = snapshot(&pair.a);
+    fs::remove_dir_all(pair.a.join("d")).unwrap();
+    pair.sync_expecting(0, &["--max-delete=100%"]);
+    Said::of(&mut at(&pair, &pair.a, &["restore", "d"]), 0).has("restored d: 6 paths");
+    assert_eq!(common::tree::differences(&before, &snapshot(&pair.a)), Vec::<String>::new());
+    pair.sync_to(0);
+    assert_eq!(read_text(pair.b.join("d/e/f/three")), "d/e/f/three");
+}
+
+#[test]
 fn an_expired_version_is_an_error_and_changes_nothing() {
     let pair = Pair::agreed(&[("f", "one")]);
     write_file(pair.a.join("f"), "two");
