@@ -494,7 +494,7 @@ fn a_choice_that_no_run_may_carry_out_is_refused() {
         pair.sync_expecting(40, options);
         let refused = if open.ends_with("local") { "remote" } else { "local" };
         let said = say(&pair, 23, &["resolve", "f.txt", "--keep", refused]);
-        said.has("is not possible").has("other side").has(open);
+        said.has("is not possible").has("changes only").has(open);
         say(&pair, 23, &["resolve", "f.txt", "--keep", "both"]).has(open);
         assert!(say(&pair, 0, &["conflicts", "--json"]).objects()[0]["chosen"].is_null());
         let allowed = if refused == "local" { "remote" } else { "local" };

@@ -56,6 +56,32 @@ fn the_newest_of_a_path_is_restored_and_what_stands_there_goes_to_the_trash() {
 }
 
 #[test]
+fn a_directory_is_restored_from_the_trash_with_what_the_latest_run_took_out_of_it() {
+    let pair =
+        Pair::agreed(&[("d/x", "1"), ("d/e/y", "2"), ("d/old", "3"), ("dd", "4"), ("k", "5")]);
+    fs::remove_file(pair.a.join("d/old")).unwrap();
+    pair.sync_to(0);
+    // The next run has another second, and so another directory in the trash.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    fs::remove_dir_all(pair.a.join("d")).unwrap();
+    fs::remove_file(pair.a.join("dd")).unwrap();
+    pair.sync_expecting(0, &["--max-delete=100%"]);
+    let restore = |words: &[&str]| Said::of(&mut at(&pair, &pair.b, words), 0);
+    restore(&["trash", "restore", "d", "--to", "new"]).has("restored new: 4 paths");
+    assert_eq!(read_text(pair.b.join("new/e/y")), "2");
+    assert!(!pair.b.join("new/old").exists() && !pair.b.join("d").exists());
+    let said = restore(&["trash", "list", "--json"]);
+    let places = said.objects();
+    let old = places.iter().find(|one| one["path"] == "d/old").unwrap()["place"].as_str().unwrap();
+    restore(&["trash", "restore", old.strip_suffix("/old").unwrap()]).has("restored d: 2 paths");
+    assert_eq!(read_text(pair.b.join("d/old")), "3");
+    // Or all that a run took.
+    let time = places.iter().find(|one| one["path"] == "dd").unwrap()["place"].as_str().unwrap();
+    restore(&["trash", "restore", time.strip_suffix("/dd").unwrap()]);
+    assert_eq!(read_text(pair.b.join("dd")), "4");
+}
+
+#[test]
 fn a_trash_is_emptied_whole_or_by_age() {
     let pair = Pair::agreed(&[("f", "one"), ("g", "two")]);
     fs::remove_file(pair.a.join("f")).unwrap();
@@ -146,6 +172,27 @@ fn a_deleted_directory_is_restored_with_what_was_in_it() {
     Said::of(&mut at(&pair, &pair.b, &["restore", "d"]), 0).has("restored d: 6 paths");
     assert_eq!(common::tree::differences(&before, &snapshot(&pair.b)), Vec::<String>::new());
     pair.sync_to(0);
+}
+
+#[test]
+fn a_directory_that_was_deleted_here_is_restored_with_what_was_in_it() {
+    let pair = Pair::new();
+    for name in ["d/one", "d/e/two", "d/e/f/three", "k"] {
+        write_file(pair.a.join(name), name);
+    }
+    pair.sync_to(0);
+    // What went before it stays away.
+    write_file(pair.a.join("d/gone"), "before");
+    pair.sync_to(0);
+    fs::remove_file(pair.a.join("d/gone")).unwrap();
+    pair.sync_to(0);
+    let before = snapshot(&pair.a);
+    fs::remove_dir_all(pair.a.join("d")).unwrap();
+    pair.sync_expecting(0, &["--max-delete=100%"]);
+    Said::of(&mut at(&pair, &pair.a, &["restore", "d"]), 0).has("restored d: 6 paths");
+    assert_eq!(common::tree::differences(&before, &snapshot(&pair.a)), Vec::<String>::new());
+    pair.sync_to(0);
+    assert_eq!(read_text(pair.b.join("d/e/f/three")), "d/e/f/three");
 }
 
 #[test]

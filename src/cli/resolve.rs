@@ -1,6 +1,6 @@
 //! `psync resolve`: what is to become of conflicts, chosen for many at once or one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
@@ -113,7 +113,7 @@ fn try_resolve(matches: &ArgMatches) -> Result<Exit, Failure> {
             let open = chosen.iter().filter(|listed| is_open_to_choice(listed)).count();
             match bulk && open > 0 {
                 true => chosen.into_iter().filter(is_open_to_choice).collect(),
-                false => chosen,
+                false => without_past(chosen),
             }
         }
     };
@@ -154,6 +154,15 @@ fn is_open_to_choice(listed: &Listed) -> bool {
 fn is_with(listed: &Listed, place: &str) -> bool {
     let typed = crate::root::Place::of(Path::new(place)).map(|place| place.path);
     listed.place == place || typed.is_ok_and(|path| path.as_os_str() == listed.place.as_str())
+}
+
+/// Without what is settled with one other side where the same path can be resolved with another.
+fn without_past(chosen: Vec<Listed>) -> Vec<Listed> {
+    let open = chosen.iter().filter(|listed| is_open_to_choice(listed));
+    let open: BTreeSet<RelPath> = open.map(|listed| listed.conflict.path.clone()).collect();
+    let stays =
+        |listed: &Listed| is_open_to_choice(listed) || !open.contains(&listed.conflict.path);
+    chosen.into_iter().filter(stays).collect()
 }
 
 /// Two sides that are in conflict with this one about the same path have each their own version: it

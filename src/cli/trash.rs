@@ -39,7 +39,7 @@ fn arguments(command: Command) -> Command {
             path("place")
                 .value_name("PATH")
                 .required(true)
-                .help("TIME/PATH as 'psync trash list' has it, or PATH"),
+                .help("TIME/PATH as 'psync trash list' has it, or PATH; or a directory"),
         )
         .arg(
             path("to")
@@ -141,30 +141,91 @@ fn put_back(matches: &ArgMatches) -> Result<Exit, Failure> {
     let items = listed(&mut site)?;
     let place = std::os::unix::ffi::OsStrExt::as_bytes(typed.as_os_str());
     let path = subject::path_in_root(matches, &typed).ok().map(|(_, path)| path);
-    let item = items
-        .iter()
-        .find(|item| *item.place == *place)
-        .or_else(|| items.iter().find(|item| path.is_some() && item.path == path));
-    let Some(item) = item else {
+    let (named, chosen) = chosen(&items, place, path.as_ref());
+    if chosen.is_empty() {
         let text = format!("{}: is not in the trash; see: psync trash list", printable(place));
         return Err(Failure::new(Exit::FileIo, text));
-    };
+    }
     let to = match matches.get_one::<PathBuf>("to") {
         Some(to) => Some(subject::path_in_root(matches, to)?.1),
-        None => item.path.clone(),
+        None => None,
     };
-    let to = to.ok_or_else(|| {
-        Failure::new(Exit::Usage, "nobody knows where it was: say where with --to")
-    })?;
-    let change = restoring(&mut site, item, &to).map_err(past::unreadable)?;
-    let mut changes = putback::missing_above(&site, std::iter::once(to.clone()));
-    changes.push(change);
+    let mut back = Vec::new();
+    for item in &chosen {
+        let alone = chosen.len() == 1;
+        let target = target(item, alone, named.as_ref(), to.as_ref()).ok_or_else(|| {
+            let text = format!(
+                ".psync/trash/{}: nobody knows where it was: say where with --to, for it alone",
+                printable(&item.place)
+            );
+            Failure::new(Exit::Usage, text)
+        })?;
+        back.push(restoring(&mut site, item, &target).map_err(past::unreadable)?);
+    }
+    let first = back.first().map(|change: &Change| change.path.clone());
+    let Some(told) = to.or(named).or(first) else { return Ok(Exit::Ok) };
+    let mut changes = putback::missing_above(&site, back.iter().map(|change| change.path.clone()));
+    changes.extend(back);
     let done = restore::make(&mut site, changes, "restored from the trash")?;
     if done.failures.is_empty() {
         // It stands in the tree now. What cannot be removed stays in both places.
-        let _ = trash::remove(&site, &[item]);
+        let _ = trash::remove(&site, &chosen);
     }
-    restore::tell(matches, &to, done)
+    restore::tell(matches, &told, done)
+}
+
+/// What a person means by a place in the trash or a path of the tree, and which path that was: one
+/// thing, or all that one run took out of a directory.
+fn chosen<'t>(
+    items: &'t [Trashed],
+    place: &[u8],
+    path: Option<&RelPath>,
+) -> (Option<RelPath>, Vec<&'t Trashed>) {
+    let one = items
+        .iter()
+        .find(|item| *item.place == *place)
+        .or_else(|| items.iter().find(|item| path.is_some() && item.path.as_ref() == path));
+    if let Some(one) = one {
+        return (one.path.clone(), vec![one]);
+    }
+    let run = |item: &Trashed| item.place.split(|&byte| byte == b'/').next().map(<[u8]>::to_vec);
+    let is_in = |item: &Trashed, directory: &[u8]| {
+        item.place.strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
+    };
+    let below = |item: &Trashed| {
+        path.is_some_and(|above| item.path.as_ref().is_some_and(|path| path.is_below(above)))
+    };
+    let (named, fits): (Option<RelPath>, Vec<&Trashed>) =
+        match items.iter().any(|item| is_in(item, place)) {
+            true => {
+                let slash = place.iter().position(|&byte| byte == b'/');
+                let named = slash.and_then(|slash| RelPath::new(&place[slash + 1..]).ok());
+                (named, items.iter().filter(|item| is_in(item, place)).collect())
+            }
+            false => (path.cloned(), items.iter().filter(|item| below(item)).collect()),
+        };
+    // The newest first: that of the latest run.
+    let latest = fits.first().and_then(|item| run(item));
+    (named, fits.into_iter().filter(|item| run(item) == latest).collect())
+}
+
+/// Where something goes: to where it was; or, if the path `named`, which it is or lies in, is to
+/// stand at `to`, with that. None where nobody knows.
+fn target(
+    item: &Trashed,
+    alone: bool,
+    named: Option<&RelPath>,
+    to: Option<&RelPath>,
+) -> Option<RelPath> {
+    match (&item.path, to, named) {
+        (path, None, _) => path.clone(),
+        (Some(path), Some(to), Some(named)) => {
+            let rest = path.as_bytes().get(named.as_bytes().len()..)?;
+            RelPath::new(&[to.as_bytes(), rest].concat()).ok()
+        }
+        (Some(path), Some(to), None) => to.join(path.as_bytes()).ok(),
+        (None, Some(to), _) => alone.then(|| to.clone()),
+    }
 }
 
 fn listed(site: &mut Site) -> Result<Vec<Trashed>, Failure> {

@@ -199,10 +199,24 @@ impl Journal {
 
     /// The changes that were made to a path here between runs, the oldest first.
     pub fn edits_at(&self, path: &RelPath) -> Result<Vec<Edit>, JournalError> {
-        let mut statement = self.db.prepare_cached(
-            "SELECT found, path, before, after FROM edits WHERE path = ?1 ORDER BY id",
-        )?;
-        let mut rows = statement.query([path.as_bytes()])?;
+        self.select_edits("WHERE path = ?1 ORDER BY id", [path.as_bytes()])
+    }
+
+    /// The changes that one scan has found below a directory.
+    pub fn edits_below(&self, path: &RelPath, found: i64) -> Result<Vec<Edit>, JournalError> {
+        let (start, end) = ([path.as_bytes(), b"/"].concat(), [path.as_bytes(), b"0"].concat());
+        let rest = "WHERE path >= ?1 AND path < ?2 AND found = ?3 ORDER BY path";
+        self.select_edits(rest, (start, end, found))
+    }
+
+    fn select_edits(
+        &self,
+        rest: &str,
+        params: impl rusqlite::Params,
+    ) -> Result<Vec<Edit>, JournalError> {
+        let sql = format!("SELECT found, path, before, after FROM edits {rest}");
+        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut rows = statement.query(params)?;
         let mut edits = Vec::new();
         while let Some(row) = rows.next()? {
             edits.push(Edit {

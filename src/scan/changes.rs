@@ -51,6 +51,8 @@ pub(super) fn steps(
     now: i64,
 ) -> Result<(Vec<Step>, Vec<Edit>), IndexError> {
     let author = Author { replica: index.replica(), clock: index.next_clock() };
+    // One moment for all: by it what went with a directory is found again.
+    let found = crate::journal::now();
     let mut steps = Vec::new();
     let mut created = Vec::new();
     let mut edits = Vec::new();
@@ -68,7 +70,7 @@ pub(super) fn steps(
         let before = old.as_ref().map(|old| State::of_row(&old.row));
         let step = advance(old, entry, author);
         if let (Some(before), Step::Put(stored)) = (before, &step) {
-            edits.push(edit(before, stored));
+            edits.push(edit(found, before, stored));
         }
         steps.push(step);
     }
@@ -82,7 +84,7 @@ pub(super) fn steps(
                 let moved_to = moves.get(&old.row.path).or(edited.get(&old.row.path)).cloned();
                 let before = State::of_row(&old.row);
                 let buried = bury(old, moved_to, author, now);
-                edits.push(edit(before, &buried));
+                edits.push(edit(found, before, &buried));
                 steps.push(Step::Put(buried));
             }
         }
@@ -91,9 +93,9 @@ pub(super) fn steps(
 }
 
 /// A change of what the index has known before: what is new has no history yet.
-fn edit(before: Option<State>, now: &Stored) -> Edit {
+fn edit(found: i64, before: Option<State>, now: &Stored) -> Edit {
     let (path, after) = (now.row.path.clone(), State::of_row(&now.row));
-    Edit { found: crate::journal::now(), path, before, after }
+    Edit { found, path, before, after }
 }
 
 /// An interrupted run had this very content on its way: it is that run's, not a change of this

@@ -8,7 +8,7 @@ use psync_protocol::{ContentHash, RelPath};
 use super::present::state_beside;
 use super::putback::Change;
 use super::site::STORE;
-use crate::journal::{DeedRow, Journal, JournalError, Kept, RunId, State, Thing};
+use crate::journal::{DeedRow, Edit, Journal, JournalError, Kept, RunId, State, Thing};
 use crate::root::Root;
 use crate::store::Store;
 
@@ -207,8 +207,8 @@ pub fn choose<'v>(versions: &'v [Version], typed: Option<&str>) -> Option<&'v Ve
     versions.iter().rev().find(has_prefix)
 }
 
-/// What puts a version at `to`: the path itself and, where it was a directory that a run took away,
-/// what the same run took out of it.
+/// What puts a version at `to`: the path itself and, where it was a directory that is gone, what went
+/// with it: by the same run, or between two scans.
 pub fn restoring(
     journal: Option<&Journal>,
     from: &RelPath,
@@ -225,30 +225,56 @@ pub fn restoring(
     let mut changes = vec![Change { path: to.clone(), expected, wanted, kept }];
     let is_directory = matches!(version.state, Some(State { thing: Thing::Directory, .. }));
     if let (true, Some(journal)) = (is_directory, journal) {
-        for deed in taken_with(journal, from, version)? {
-            let rest = &deed.path.as_bytes()[from.as_bytes().len()..];
+        for gone in gone_with(journal, from, version)? {
+            let rest = &gone.path.as_bytes()[from.as_bytes().len()..];
             let path = RelPath::new(&[to.as_bytes(), rest].concat());
             let path = path.map_err(|_| JournalError::Nonsense("a path"))?;
             let expected = stands(&path)?;
-            changes.push(Change { path, expected, wanted: deed.before, kept: deed.kept });
+            changes.push(Change { path, expected, wanted: gone.before, kept: gone.kept });
         }
     }
     Ok(changes)
 }
 
-/// What the run that took a directory away took out of it.
-fn taken_with(
+/// Something that stood in a directory.
+struct Gone {
+    path: RelPath,
+    before: Option<State>,
+    kept: Kept,
+}
+
+/// What went with a directory: what the run that took it away took out of it, or what was gone, too,
+/// when a scan found that somebody had deleted it here.
+fn gone_with(
     journal: &Journal,
     directory: &RelPath,
     version: &Version,
-) -> Result<Vec<DeedRow>, JournalError> {
+) -> Result<Vec<Gone>, JournalError> {
     let deeds = journal.deeds_at(directory, true)?;
     let ended = deeds.iter().rev().find(|deed| {
         deed.path == *directory && deed.before == version.state && deed.after != version.state
     });
-    let Some(run) = ended.map(|deed| deed.run) else { return Ok(Vec::new()) };
-    let taken = deeds.into_iter().filter(|deed| {
-        deed.run == run && deed.path != *directory && deed.before.is_some() && deed.after.is_none()
-    });
-    Ok(taken.collect())
+    let run = ended.map_or(Ok(None), |deed| journal.run(deed.run))?;
+    let edits = journal.edits_at(directory)?.into_iter().rev();
+    let mut edits = edits.filter(|edit| edit.before == version.state && edit.after.is_none());
+    match (run, edits.next()) {
+        (run, Some(edit)) if run.as_ref().is_none_or(|run| run.began < edit.found) => {
+            let below = journal.edits_below(directory, edit.found)?.into_iter();
+            let gone = below.filter(|edit| edit.before.is_some() && edit.after.is_none());
+            let gone =
+                gone.map(|Edit { path, before, .. }| Gone { path, before, kept: Kept::Nothing });
+            Ok(gone.collect())
+        }
+        (Some(run), _) => {
+            let taken = deeds.into_iter().filter(|deed| {
+                deed.run == run.number
+                    && deed.path != *directory
+                    && deed.before.is_some()
+                    && deed.after.is_none()
+            });
+            let gone = taken.map(|DeedRow { path, before, kept, .. }| Gone { path, before, kept });
+            Ok(gone.collect())
+        }
+        (None, _) => Ok(Vec::new()),
+    }
 }
