@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::pair::{Pair, Said, clash_names, names, trashed};
 use common::tree::{assert_same_trees, snapshot};
@@ -264,6 +265,83 @@ fn an_unmounted_root_whose_state_went_with_it_is_filled_only_if_a_person_says_so
     pair.sync_expecting(0, &["--max-delete=0"]);
     pair.assert_settled();
     assert_eq!(names(&pair.b).len(), 5);
+}
+
+/// What stands in the place of a root.
+fn put_in_place(pair: &Pair, root: &Path, is_synced: bool) {
+    fs::rename(root, pair.temp.join("away")).unwrap();
+    let other = pair.temp.folder("other");
+    write_file(other.join("other"), "other");
+    write_file(other.join("file 1"), "different");
+    if is_synced {
+        let mut command = psync(&pair.temp);
+        Said::of(command.args(["./other", "./elsewhere"]).current_dir(pair.temp.path()), 0);
+    }
+    fs::rename(other, root).unwrap();
+}
+
+#[test]
+fn another_root_in_the_place_of_one_that_was_synced_stops_the_run() {
+    for (replaced, is_synced) in [("a", true), ("a", false), ("b", true), ("b", false)] {
+        let pair = pair_of(5);
+        let root = pair.temp.join(replaced);
+        put_in_place(&pair, &root, is_synced);
+        let before = [snapshot(&pair.a), snapshot(&pair.b)];
+        let is = if is_synced { "this is replica" } else { "this has no state" };
+        for options in [&[][..], &["-n"], &["--mirror=push"], &["--mirror=pull"]] {
+            let said = pair.sync_expecting(41, options);
+            said.has(&format!("/{replaced}: another root stands here")).has("that was replica");
+            said.has(is).has("--max-delete=0").has("psync/roots/");
+        }
+        assert_eq!([snapshot(&pair.a), snapshot(&pair.b)], before);
+        assert_eq!(root.join(".psync").exists(), is_synced);
+        // A look is no word about the next run.
+        pair.sync_expecting(40, &["-n", "--max-delete=0"]);
+        pair.sync_expecting(41, &[]);
+        pair.sync_expecting(40, &["--max-delete=0"]);
+        pair.assert_settled();
+        assert!(pair.a.join("other").exists() && pair.b.join("file 4").exists());
+        // Disks that are used by turns are both known from now on.
+        fs::rename(&root, pair.temp.join("second")).unwrap();
+        fs::rename(pair.temp.join("away"), &root).unwrap();
+        pair.sync_to(0);
+    }
+}
+
+#[test]
+fn a_root_that_is_the_same_directory_or_the_same_replica_is_no_other_one() {
+    for root in ["a", "b"] {
+        let pair = pair_of(5);
+        let root = pair.temp.join(root);
+        let copy = |from: &Path, to: &Path| {
+            run_expecting(Command::new("cp").arg("-a").args([from, to]), 0);
+        };
+        // Copied away and back, as from a backup that is not old.
+        copy(&root, &pair.temp.join("backup"));
+        fs::remove_dir_all(&root).unwrap();
+        copy(&pair.temp.join("backup"), &root);
+        pair.sync_to(0);
+        // From one that is: its state takes another identity, in a directory that is new as well.
+        write_file(pair.a.join("new"), "new");
+        pair.sync_to(0);
+        fs::remove_dir_all(&root).unwrap();
+        copy(&pair.temp.join("backup"), &root);
+        pair.sync_to(0);
+        assert!(root.join("new").exists());
+        // It loses its state.
+        fs::remove_dir_all(root.join(".psync")).unwrap();
+        pair.sync_to(0);
+        // What an older psync has noted is not more than the path.
+        let notes = pair.temp.join("home/.local/state/psync/roots");
+        for note in fs::read_dir(&notes).unwrap() {
+            let note = note.unwrap().path();
+            let text = fs::read(&note).unwrap();
+            fs::write(note, text.split(|&byte| byte == 0).next().unwrap()).unwrap();
+        }
+        pair.sync_to(0);
+        put_in_place(&pair, &root, false);
+        pair.sync_expecting(41, &[]);
+    }
 }
 
 #[test]

@@ -79,6 +79,7 @@ impl Exit {
             | SyncError::TooManyDeletions(_)
             | SyncError::Replaced(_)
             | SyncError::Vanished(_)
+            | SyncError::OtherRoot { .. }
             | SyncError::TooManyChanges(_) => Exit::Guard,
             SyncError::Scan { error: ScanError::Root(_), .. } => Exit::FileIo,
             SyncError::HalfDone { .. } => Exit::Guard,

@@ -254,10 +254,10 @@ impl Ground<'_> {
             Endpoint::Local(other) => other.exists(),
             _ => true,
         };
-        // Whoever types a limit for deletions, or mirrors the other side here, wants it filled.
+        // Whoever types a limit for deletions means this root as it is.
         let flow = options.mode.flow();
-        if !options.empty_is_meant && flow != Flow::ToInitiator {
-            Site::guard_vanished(path, &options.keeping)?;
+        if !options.empty_is_meant {
+            Site::guard(path, &options.keeping, flow == Flow::ToInitiator)?;
         }
         let is_source = flow == Flow::ToResponder;
         // A side that is missing is made, so that a first copy needs no mkdir; but not both, and

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{Root, WORK_DIR};
+use super::{Note, Root, WORK_DIR};
 
 /// File systems on which SQLite's locking cannot be trusted, by `statfs` type: NFS, SMB, CIFS,
 /// SMB2, FUSE.
@@ -81,25 +81,21 @@ impl Place {
         candidates.into_iter().find(has_index).and_then(|dir| fs::canonicalize(dir).ok())
     }
 
-    /// The file that tells, outside the root, that a root with its state in it was synced here; none
-    /// where the state lives elsewhere, which tells that as well.
-    pub fn marker(&self, home: &StateHome) -> Option<PathBuf> {
+    /// What is noted outside the root of the roots that were synced here; nothing where the state
+    /// lives elsewhere, and knows the directory itself.
+    pub fn note(&self, home: &StateHome) -> Option<Note> {
         let user = home.user.as_ref().filter(|_| home.given.is_none())?;
-        Some(self.keyed(&user.join("psync").join("roots")))
+        Some(Note::read(self.keyed(&user.join("psync").join("roots")), &self.path))
     }
 
-    /// Whether a root was synced here, and is gone or empty now, together with its state: as where
-    /// a disk is not mounted.
-    pub fn has_vanished(&self, home: &StateHome) -> bool {
-        let is_empty = || match fs::read_dir(&self.path) {
+    /// Whether nothing stands here but psync's own directory, or nothing at all.
+    pub fn is_bare(&self) -> bool {
+        match fs::read_dir(&self.path) {
             Ok(mut entries) => {
                 entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == WORK_DIR))
             }
             Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        self.marker(home).is_some_and(|marker| marker.exists())
-            && self.known_state_dir(home).is_none()
-            && is_empty()
+        }
     }
 
     /// A directory of this root's own below a home.

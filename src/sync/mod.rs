@@ -45,7 +45,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use psync_protocol::message::{Filter, Flow, Intent};
-use psync_protocol::{Bounds, ErrorCode, Message, ProtocolError, RelPath, Role};
+use psync_protocol::{Bounds, ErrorCode, Message, ProtocolError, RelPath, ReplicaId, Role};
 use thiserror::Error;
 
 use crate::apply::{ApplyError, RunNames};
@@ -210,6 +210,21 @@ pub enum SyncError {
         path = .0.display()
     )]
     Vanished(PathBuf),
+    /// Another root stands where one was synced.
+    #[error(
+        "{path}: another root stands here than the one that was synced here: that was replica {before}, this {now} (is the right file system mounted?); nothing was changed. If it is meant to take its place, allow that once with --max-delete=0, or remove {note}",
+        path = .path.display(), before = short(.before), now = named(.now), note = .note.display()
+    )]
+    OtherRoot {
+        /// The root.
+        path: PathBuf,
+        /// Who it was.
+        before: ReplicaId,
+        /// Who it is, if it has a state.
+        now: Option<ReplicaId>,
+        /// Where it is noted who it was.
+        note: PathBuf,
+    },
     /// The other root is another one than last time, and empty.
     #[error(
         "{}: this is another root than last time, and it is empty (is the right file system mounted?); nothing was changed. If it is to be filled, allow that with --max-delete=0",
@@ -298,6 +313,17 @@ fn root_error(error: &io::Error) -> String {
     }
 }
 
+/// As much of a replica's id as tells it from others.
+fn short(replica: &ReplicaId) -> String {
+    replica.to_string()[..8].to_string()
+}
+
+fn named(replica: &Option<ReplicaId>) -> String {
+    replica
+        .as_ref()
+        .map_or("has no state".into(), |replica| format!("is replica {}", short(replica)))
+}
+
 fn side(role: Role) -> &'static str {
     match role {
         Role::Initiator => "this side",
@@ -345,6 +371,7 @@ impl SyncError {
             | SyncError::TooManyDeletions(_)
             | SyncError::Replaced(_)
             | SyncError::Vanished(_)
+            | SyncError::OtherRoot { .. }
             | SyncError::TooManyChanges(_) => ErrorCode::Guard,
             SyncError::Scan { .. } => ErrorCode::Root,
             SyncError::Filter(_) | SyncError::Rule(_) => ErrorCode::Other,

@@ -1,7 +1,6 @@
 //! One end's own ground: its root, its lock, its index, its stage.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use psync_protocol::message::Problem;
@@ -13,7 +12,9 @@ use crate::identity::ReplicaKey;
 use crate::index::{Index, Lock, OpenError, SetAside};
 use crate::journal::{Reach, Recorder, Retention};
 use crate::reconcile::{Folding, Units};
-use crate::root::{Place, Recovered, Room, Root, Space, Staging, StateHome, WORK_DIR};
+use crate::root::{
+    Identity, Known, Note, Place, Recovered, Room, Root, Space, Staging, StateHome, WORK_DIR,
+};
 use crate::settings::{ROOT_FILE, StoreConfig};
 use crate::store::{Found, Store, StoreError};
 
@@ -55,8 +56,8 @@ pub struct Site {
     pub state: PathBuf,
     /// What a person should hear of.
     pub notes: Vec<Problem>,
-    /// Where it is noted, outside the root, that it was synced.
-    marker: Option<PathBuf>,
+    /// What is noted outside the root of the roots that were synced here.
+    note: Option<Note>,
     _locks: (Lock, Option<Lock>),
 }
 
@@ -133,7 +134,7 @@ impl Site {
             retention: keeping.retention.clone(),
             space: keeping.space,
             reach: keeping.reach.clone(),
-            marker: place.marker(&keeping.home).filter(|_| state.starts_with(&place.path)),
+            note: place.note(&keeping.home).filter(|_| state.starts_with(&place.path)),
             state,
             root,
             place,
@@ -146,25 +147,51 @@ impl Site {
         })
     }
 
-    /// Stops where the root at `path` was synced before and has vanished with its state. To be called
-    /// before anything is made there.
-    pub fn guard_vanished(path: &Path, keeping: &Keeping) -> Result<(), SyncError> {
-        match Place::of_root(path) {
-            Ok(place) if place.has_vanished(&keeping.home) => {
-                Err(SyncError::Vanished(path.to_path_buf()))
+    /// Stops where the root at `path` is not one that was synced there: where it has vanished with its
+    /// state, unless it `is_filled` again, or another one has taken its place. To be called before
+    /// anything is made there.
+    pub fn guard(path: &Path, keeping: &Keeping, is_filled: bool) -> Result<(), SyncError> {
+        // What is wrong with the path is told by whoever opens it.
+        let Ok(place) = Place::of_root(path) else { return Ok(()) };
+        let Some(note) = place.note(&keeping.home).filter(Note::exists) else { return Ok(()) };
+        let state = place.known_state_dir(&keeping.home);
+        if state.is_none() && place.is_bare() {
+            return match is_filled {
+                true => Ok(()),
+                false => Err(SyncError::Vanished(path.to_path_buf())),
+            };
+        }
+        let Ok(directory) = Identity::of(&place.path) else { return Ok(()) };
+        let index = state.and_then(|state| Index::look(&state).ok().flatten());
+        let now = index.map(|index| index.replica());
+        match note.missed(directory, now) {
+            None => Ok(()),
+            Some(Known { replica: before, .. }) => {
+                let (path, note) = (path.to_path_buf(), note.file().to_path_buf());
+                Err(SyncError::OtherRoot { path, before, now, note })
             }
-            // What is wrong with the path is told by whoever opens it.
-            Ok(_) | Err(_) => Ok(()),
         }
     }
 
     /// Notes outside the root that it was synced here.
-    pub(super) fn mark(&self) {
-        let Some(marker) = self.marker.as_ref().filter(|marker| !marker.exists()) else { return };
-        // Without the note one guard is blind, and that is all.
-        let made = marker.parent().map(std::fs::create_dir_all);
-        if let Some(Ok(())) = made {
-            let _ = std::fs::write(marker, self.place.path.as_os_str().as_bytes());
+    pub(super) fn mark(&mut self) {
+        let directory = Identity::of(&self.place.path);
+        if let (Some(note), Ok(directory)) = (&mut self.note, directory) {
+            note.put(Known { replica: self.index.replica(), directory });
+        }
+    }
+
+    /// Brings the note up to date where it is about this root: it may be another directory now, as
+    /// after it was moved away and back, and take another identity before it is noted next.
+    pub(super) fn mark_again(&mut self) {
+        let (replica, directory) = (self.index.replica(), Identity::of(&self.place.path));
+        let is_about = |note: &Note, directory| {
+            note.exists() && note.missed(directory, Some(replica)).is_none()
+        };
+        if let (Some(note), Ok(directory)) = (&self.note, directory)
+            && is_about(note, directory)
+        {
+            self.mark();
         }
     }
 

@@ -52,6 +52,7 @@ pub fn initiate(
     line.hold_to(request.keeping.bounds);
     let result = Counsel::new(request.rules.clone()).map_err(SyncError::Rule).and_then(|counsel| {
         let (line, met) = (&mut line, &mut met);
+        site.mark_again();
         let expected = site.index.peer_at(&request.location)?;
         let features = features_of(site.folding);
         let key = site.key.clone();

@@ -116,6 +116,7 @@ impl Initiator<'_> {
         if self.is_real() {
             let (seals, now) = (&self.seals, self.request.names.now);
             record::touch(&mut self.site.index, seals, met, now)?;
+            self.site.mark();
             record::keep_rates(&mut self.site.index, met, self.line.rates())?;
         }
         outcome.predicted = Predicted::of(self.line, None);

@@ -105,8 +105,8 @@ fn serve(
     let filters = [offer.filters, &filters(&hello.filters, keeping)].concat();
     let rules = Rules::new(&filters).map_err(SyncError::Filter)?.within(permit);
     refuse_overlap(path, &hello)?;
-    if !accepts_empty(&hello, permit) {
-        Site::guard_vanished(path, keeping)?;
+    if !(hello.accepts_empty && permit.allows_everything()) {
+        Site::guard(path, keeping, accepts_empty(&hello, permit))?;
     }
     let made = !must_exist && Site::create_root(path)?;
     let is_real = hello.intent == Intent::CarryOut;
@@ -143,6 +143,7 @@ fn serve_root(
 ) -> Result<Site, SyncError> {
     let Offer { path, compression, permit, .. } = offer;
     let mut site = Site::open(path, keeping)?;
+    site.mark_again();
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
@@ -255,7 +256,11 @@ impl Responder<'_> {
                     // The initiator has nothing to do, or only wanted to see.
                     let peer = self.hello.replica;
                     let (seals, now) = (&self.seals, self.names.now);
-                    return Ok(record::touch(&mut self.site.index, seals, peer, now)?);
+                    record::touch(&mut self.site.index, seals, peer, now)?;
+                    if self.hello.intent == Intent::CarryOut {
+                        self.site.mark();
+                    }
+                    return Ok(());
                 }
                 return Err(ProtocolError::Ended("in the middle of the plan").into());
             };
