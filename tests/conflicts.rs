@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -267,6 +268,38 @@ fn a_name_cannot_steer_a_terminal() {
         say(&pair, 0, &words).has_not("\u{1b}");
     }
     say(&pair, 1, &["diff", name]).has_not("\u{1b}").has("\\u{1b}");
+}
+
+#[test]
+fn the_list_and_diff_say_what_a_conflict_waits_for_and_what_differs() {
+    let held = |pair: &Pair, options: &[&str]| {
+        pair.sync_expecting(40, options);
+        let list = say(pair, 0, &["conflicts"]);
+        assert!(list.out.lines().all(|line| line.chars().count() <= 80), "{}", list.out);
+        list
+    };
+    let why = "changes only go from this side to the";
+    held(&edited(), &["--push"]).has(why).has("(push)").has_not("keep-both, the default");
+
+    let pair = edited();
+    let rule = "[[rule]]\npattern = \"f.txt\"\nmax-size = \"1\"\n";
+    write_file(pair.temp.join("home/.config/psync/psync.toml"), rule);
+    held(&pair, &[]).has("it is larger than max-size allows").has_not("keep-both, the default");
+
+    let pair = Pair::agreed(&[("old", "a text that is long enough to be known again")]);
+    fs::rename(pair.a.join("old"), pair.a.join("here")).unwrap();
+    fs::rename(pair.b.join("old"), pair.b.join("there")).unwrap();
+    let moves = "moved to here here and to there on the other side";
+    held(&pair, &["--policy=hold"]).has("moved-both").has(moves).has_not("nothing");
+    say(&pair, 1, &["diff", "old"]).has(moves).has_not("nothing");
+    pair.sync_expecting(40, &[]).has(moves).has("both new names are kept");
+
+    let pair = Pair::agreed(&[("f", "text")]);
+    for (root, mode) in [(&pair.a, 0o600), (&pair.b, 0o755)] {
+        fs::set_permissions(root.join("f"), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    held(&pair, &["--policy=hold"]).has("properties-both").has("0600").has("0755");
+    say(&pair, 1, &["diff", "f"]).has("0600").has("0755");
 }
 
 #[test]

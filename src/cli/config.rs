@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::command::{self, Subcommand};
 use super::exit::Exit;
+use super::output::wrapped;
 use super::run::print_out;
 use super::subject::{self, Failure};
 use crate::root::StateHome;
@@ -149,7 +150,7 @@ fn paths(matches: &ArgMatches) -> Result<Vec<Told>, Failure> {
 
 fn profile(profile: &Profile) -> Told {
     let Profile { name, about, patterns } = profile;
-    let lines = wrapped(&patterns.join("  "), 12);
+    let lines = wrapped(&patterns.join(" "), 12);
     Told {
         text: format!("{name:<12}{about}\n{lines}"),
         object: json!({"type": "profile", "profile": name, "about": about, "patterns": patterns}),
@@ -183,26 +184,6 @@ fn rule_key(key: &RuleKey) -> Told {
             "type": "rule-key", "key": key.name, "about": key.about, "expected": key.expected,
         }),
     }
-}
-
-/// Words in lines of 80 columns at most, each after so many spaces.
-fn wrapped(text: &str, indent: usize) -> String {
-    let mut lines = String::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > 79 {
-            lines.push_str(&format!("{:indent$}{line}\n", ""));
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    if !line.is_empty() {
-        lines.push_str(&format!("{:indent$}{line}\n", ""));
-    }
-    lines
 }
 
 fn show(matches: &ArgMatches) -> Result<Vec<Told>, Failure> {

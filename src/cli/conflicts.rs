@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use super::command::Subcommand;
 use super::exit::Exit;
 use super::json;
+use super::output::wrapped;
 use super::run::print_out;
 use super::subject::{self, Failure};
-use crate::report::{Facts, Kind, State};
+use crate::report::{Conflict, ConflictKind, Facts, Kind, State};
 use crate::sync::{Listed, Site, Which};
 
 /// The command.
@@ -101,20 +102,13 @@ fn count(open: usize, past: usize, which: Which) -> String {
 pub(super) fn paragraph(listed: &Listed) -> String {
     let conflict = &listed.conflict;
     let outcome = match &conflict.state {
-        State::Held { .. } if listed.is_open() => "waits",
-        State::Held { .. } => "was held",
-        State::Settled { .. } => &conflict.outcome,
+        State::Held { .. } if !listed.is_open() => "was held",
+        State::Held { .. } | State::Settled { .. } => &conflict.outcome,
     };
-    let mut text = format!(
-        "{}\n    {}; found {}\n    {outcome}\n    by: {}\n",
-        conflict.path,
-        conflict.kind.name(),
-        when(listed.at),
-        conflict.rule,
-    );
-    for (name, facts) in ["local", "remote"].into_iter().zip(&conflict.sides) {
-        text.push_str(&format!("    {name:<8}{}\n", side(facts.as_ref())));
-    }
+    let (path, kind, found) = (&conflict.path, conflict.kind.name(), when(listed.at));
+    let mut text = format!("{path}\n    {kind}; found {found}\n{}", wrapped(outcome, 4));
+    text.push_str(&wrapped(&format!("by: {}", conflict.rule), 4));
+    text.push_str(&sides(conflict));
     if let Some(chosen) = &listed.chosen
         && listed.is_open()
     {
@@ -126,16 +120,27 @@ pub(super) fn paragraph(listed: &Listed) -> String {
     text
 }
 
+/// What both sides had, a line for each. Of what both have moved nothing stands at the old path any
+/// more: where it went has been told.
+pub(super) fn sides(conflict: &Conflict) -> String {
+    if conflict.kind == ConflictKind::MovedBoth {
+        return String::new();
+    }
+    let named = ["local", "remote"].into_iter().zip(&conflict.sides);
+    named.map(|(name, facts)| format!("    {name:<8}{}\n", side(facts.as_ref()))).collect()
+}
+
 /// What a side had, in one line of at most 68 columns.
 pub(super) fn side(facts: Option<&Facts>) -> String {
     let Some(facts) = facts else { return "nothing".into() };
     let hash = facts.hash.map(|hash| hex(&hash)[..8].to_string()).unwrap_or_default();
     let size = match facts.kind {
         Kind::File => format!("{} bytes", HumanCount(facts.size)),
-        Kind::Directory => return "directory".into(),
+        Kind::Directory => return format!("directory, mode {:04o}", facts.mode),
         Kind::Symlink => "symlink".into(),
     };
-    format!("{size:>20}  {}  {hash}", when(facts.mtime.secs)).trim_end().to_string()
+    let (when, mode) = (when(facts.mtime.secs), facts.mode);
+    format!("{size:>20}  {when}  {mode:04o}  {hash}").trim_end().to_string()
 }
 
 /// A moment in the person's own time.

@@ -9,13 +9,14 @@ use indicatif::HumanCount;
 use psync_protocol::{Content, ContentHash, RelPath};
 
 use super::command::Subcommand;
-use super::conflicts::{latest, listed, side};
+use super::conflicts::{latest, listed, sides};
 use super::exit::Exit;
+use super::output::wrapped;
 use super::past;
 use super::run::print_out;
 use super::subject::{self, Failure};
 use crate::merge;
-use crate::report::State;
+use crate::report::{ConflictKind, State};
 use crate::sync::{Listed, Site, Which, resolve};
 
 /// Larger files are not compared line by line, in bytes.
@@ -80,16 +81,19 @@ fn try_diff(matches: &ArgMatches) -> Result<Difference, Failure> {
 
 /// Both versions of a conflict: this side's first.
 pub(super) fn of_conflict(site: &mut Site, listed: &Listed, on_terminal: bool) -> Difference {
-    let path = &listed.conflict.path;
-    let [local, remote] = &listed.conflict.sides;
-    let sides = || {
-        let (local, remote) = (side(local.as_ref()), side(remote.as_ref()));
-        format!("{path}\n    local   {local}\n    remote  {remote}\n")
-    };
+    let conflict = &listed.conflict;
+    let path = &conflict.path;
+    let sides = || format!("{path}\n{}", sides(conflict));
     match resolve::contents(site, listed) {
+        _ if conflict.kind == ConflictKind::MovedBoth => {
+            let text = format!("{path}\n{}", wrapped(&conflict.outcome, 4));
+            Difference { text, same: false }
+        }
         Ok(contents) => {
             let labels = (format!("local/{path}"), format!("remote/{path}"));
             let difference = compare(labels, &contents.local, &contents.remote, on_terminal);
+            // What differs besides may be the modes.
+            let difference = difference.filter(|difference| !difference.same);
             difference.unwrap_or_else(|| Difference { text: sides(), same: false })
         }
         Err(error) => Difference { text: format!("{}({error})\n", sides()), same: false },

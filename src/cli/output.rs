@@ -74,6 +74,27 @@ pub(super) fn tame(text: &str) -> Cow<'_, str> {
     text.chars().map(escaped).collect::<String>().into()
 }
 
+/// Words in lines of 80 columns at most, each after so many spaces. What has spaces in it, as names may,
+/// keeps them.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines = String::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > 79 {
+            lines.push_str(&format!("{:indent$}{line}\n", ""));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() {
+        lines.push_str(&format!("{:indent$}{line}\n", ""));
+    }
+    lines
+}
+
 /// Opens a log to write at its end; one that has become long is set aside first. Only its owner
 /// may read it: it names files.
 pub(super) fn open_log(path: &Path) -> io::Result<File> {

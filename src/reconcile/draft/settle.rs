@@ -10,6 +10,8 @@ use crate::report::{ConflictKind, State};
 
 const CHOSEN: &str = "moved on both sides; another place was chosen";
 const WAITS: &str = "a conflict that waits";
+/// What spoke where no policy could be followed.
+const BEYOND_POLICIES: &str = "hold, whatever the policies say";
 
 impl Drafter<'_> {
     /// Asks the policies about each conflict that single paths have.
@@ -72,11 +74,13 @@ impl Drafter<'_> {
     pub(super) fn settle_moves(&mut self) {
         for moved in std::mem::take(&mut self.moved_both) {
             let spoken = self.spoken(moved.from, ConflictKind::MovedBoth);
-            let matter = |state, outcome, chosen| Matter {
+            let [ours, theirs] = [moved.ours, moved.theirs].map(|at| self.paths[at].path());
+            let moves = format!("moved to {ours} here and to {theirs} on the other side");
+            let matter = |state, outcome: String, chosen| Matter {
                 kind: ConflictKind::MovedBoth,
                 rule: spoken.rule.clone(),
                 state,
-                outcome,
+                outcome: format!("{moves}; {outcome}"),
                 chosen,
             };
             let settled = State::Settled { clash: None };
@@ -121,6 +125,7 @@ impl Drafter<'_> {
         if let Some(matter) = self.matters.get_mut(&at) {
             matter.state = State::Held { to_merge: false };
             matter.outcome = format!("left as it is on both sides: {why}");
+            matter.rule = BEYOND_POLICIES.to_string();
             matter.chosen = false;
         } else {
             self.left.push((at, why));
