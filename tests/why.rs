@@ -53,6 +53,35 @@ fn settings_that_decide_are_named_with_their_file_and_line() {
 }
 
 #[test]
+fn every_reason_is_told_for_which_a_path_is_not_synced_or_not_kept() {
+    let pair = Pair::agreed(&[("a.iso", "1"), ("large", "2"), ("off", "3"), ("t.json", "4")]);
+    let text = "[[rule]]\npattern = '*.iso'\ntrash = false\nkeep-versions = 3\n\
+                [[rule]]\npattern = 'large'\nmax-size = '5'\n\
+                [[rule]]\npattern = 'off'\nmode = 'off'\n\
+                [[rule]]\npattern = '*.json'\npolicy = 'hold'\nmerge = 'structured'\nkeep-versions = 'all'\n";
+    write_file(pair.temp.join("home/.config/psync/psync.toml"), text);
+    for name in ["large", "off"] {
+        write_file(pair.a.join(name), "more than five bytes");
+    }
+    write_file(pair.b.join(".psyncignore"), "*.tmp\n");
+    write_file(pair.a.join("x.tmp"), "temporary");
+    why(&pair, pair.a.join("a.iso"), &["--offline"]).has("  trash false, keep-versions 3");
+    why(&pair, pair.a.join("t.json"), &["--offline"])
+        .has("  policy hold, keep-versions all, merge structured");
+    why(&pair, pair.a.join("large"), &[])
+        .has("  leave it alone: it is larger than max-size allows")
+        .has_not("do nothing about it");
+    why(&pair, pair.a.join("off"), &[]).has("  leave it alone: its mode is off");
+    why(&pair, pair.a.join("x.tmp"), &[])
+        .has_line("filter: none matches here")
+        .has_line("filter of the other side: it is left alone: '*.tmp' (.psyncignore, line 1)");
+    let told = object(&pair, pair.a.join("x.tmp"));
+    assert_eq!((&told["filter"], &told["filter_there"]["line"]), (&Value::Null, &1.into()));
+    pair.sync_expecting(0, &[]);
+    why(&pair, pair.a.join("x.tmp"), &["--offline"]).has("filter of the other side");
+}
+
+#[test]
 fn rows_are_told_in_words_and_what_would_happen_now() {
     let pair = Pair::agreed(&[("a", "1"), ("b", "2"), ("gone", "3")]);
     write_file(pair.a.join("a"), "1, edited");

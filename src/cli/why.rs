@@ -15,11 +15,12 @@ use super::command::Subcommand;
 use super::config;
 use super::exit::Exit;
 use super::json::{put_path, time_of_seconds};
+use super::output::wrapped;
 use super::run::print_out;
 use super::status::moment;
 use super::subject::{self, Failure};
 use crate::reconcile::{Counsel, Rule};
-use crate::root::FileKind;
+use crate::root::{FileKind, Root};
 use crate::scan::{self, Cause, Origin};
 use crate::settings::{Profile, Settings};
 use crate::sync::{Sight, SyncError};
@@ -68,8 +69,10 @@ struct Answer {
     root: PathBuf,
     stands: &'static str,
     filter: Option<Filtered>,
+    /// The filter of the other side that leaves it alone, where that side is on this machine.
+    filter_there: Option<Filtered>,
     /// The rules that match it, in order.
-    rules: Vec<String>,
+    rules: Vec<RuleInWords>,
     row: Option<RowInWords>,
     peers: Vec<PeerKnows>,
     now: Option<Now>,
@@ -125,8 +128,25 @@ impl Filtered {
     }
 }
 
+/// The filter of the root at a location that leaves a path alone there, if the root is on this machine.
+fn filter_there(location: &str, path: &RelPath, is_dir: bool) -> Option<Filtered> {
+    let place = Some(Path::new(location)).filter(|place| place.is_absolute())?;
+    let root = Root::open(place).ok()?;
+    let settings = config::settings_of(place).ok()?;
+    let filters = settings.filters();
+    let cause = scan::explain(&root, &filters, path, is_dir).ok()?.filter(|cause| cause.ignored)?;
+    Some(Filtered::new(cause, &settings, &filters))
+}
+
+/// A rule that matches a path.
+struct RuleInWords {
+    /// Its pattern, and where it was written.
+    name: String,
+    says: String,
+}
+
 /// The rules of the settings that match a path, in words.
-fn rules(settings: &Settings, path: &RelPath, is_dir: bool) -> Result<Vec<String>, Failure> {
+fn rules(settings: &Settings, path: &RelPath, is_dir: bool) -> Result<Vec<RuleInWords>, Failure> {
     let counsel = Counsel::new(settings.rulebook())
         .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let words = |rule: &Rule| {
@@ -135,10 +155,25 @@ fn rules(settings: &Settings, path: &RelPath, is_dir: bool) -> Result<Vec<String
         says.extend(rule.max_size.map(|bytes| format!("max-size {bytes}")));
         says.extend(rule.warn_size.map(|bytes| format!("warn-size {bytes}")));
         says.extend(rule.priority.map(|priority| format!("priority {priority}")));
-        let policies = rule.policies.iter();
-        says.extend(policies.map(|(kind, policy)| format!("{} {}", kind.name(), policy.name())));
+        match rule.policy_for_all() {
+            Some(policy) => says.push(format!("policy {}", policy.name())),
+            None => says.extend(
+                rule.policies
+                    .iter()
+                    .map(|(kind, policy)| format!("{} {}", kind.name(), policy.name())),
+            ),
+        }
+        says.extend(rule.trash.map(|trash| format!("trash {trash}")));
+        says.extend(rule.keep_versions.map(|kept| match kept {
+            u32::MAX => "keep-versions all".to_string(),
+            kept => format!("keep-versions {kept}"),
+        }));
+        says.extend(rule.merge_by_key.map(|by_key| match by_key {
+            true => "merge structured".to_string(),
+            false => "merge text".to_string(),
+        }));
         let pattern = printable(rule.pattern.as_bytes());
-        format!("'{pattern}' ({}): {}", rule.origin, says.join(", "))
+        RuleInWords { name: format!("'{pattern}' ({})", rule.origin), says: says.join(", ") }
     };
     Ok(counsel.matching(path, is_dir).into_iter().map(words).collect())
 }
@@ -233,18 +268,26 @@ impl Answer {
                 said: dry_run(matches, &sight, location, &path),
             }),
         };
-        Ok(Answer { root: sight.place.path, path, stands, filter, rules, row, peers, now })
+        let filter_there = last.and_then(|location| filter_there(location, &path, is_dir));
+        let root = sight.place.path;
+        Ok(Answer { root, path, stands, filter, filter_there, rules, row, peers, now })
     }
 
     fn to_text(&self) -> String {
         let root = printable(self.root.as_os_str().as_bytes());
         let mut text = format!("{}\n  in the root {root}\n", self.path);
         text.push_str(&format!("  on disk: {}\n", self.stands));
-        text.push_str(&match &self.filter {
-            None => "filter: none matches; it is synced\n".to_string(),
-            Some(filter) => format!("filter: {}\n", filter.in_words(&self.path)),
+        text.push_str(&match (&self.filter, &self.filter_there) {
+            (None, None) => "filter: none matches; it is synced\n".to_string(),
+            (None, Some(_)) => "filter: none matches here\n".to_string(),
+            (Some(filter), _) => format!("filter: {}\n", filter.in_words(&self.path)),
         });
-        self.rules.iter().for_each(|rule| text.push_str(&format!("rule: {rule}\n")));
+        if let Some(filter) = &self.filter_there {
+            text.push_str(&format!("filter of the other side: {}\n", filter.in_words(&self.path)));
+        }
+        for RuleInWords { name, says } in &self.rules {
+            text.push_str(&format!("rule: {name}\n{}", wrapped(says, 2)));
+        }
         text.push_str(&match &self.row {
             None => "index: never seen here\n".to_string(),
             Some(row) => row.to_text(),
@@ -277,7 +320,10 @@ impl Answer {
         object.insert("on_disk".into(), self.stands.into());
         let filter = self.filter.as_ref().map(Filtered::to_json);
         object.insert("filter".into(), filter.into());
-        object.insert("rules".into(), self.rules.clone().into());
+        let filter_there = self.filter_there.as_ref().map(Filtered::to_json);
+        object.insert("filter_there".into(), filter_there.into());
+        let rules = self.rules.iter().map(|rule| format!("{}: {}", rule.name, rule.says));
+        object.insert("rules".into(), rules.collect());
         let row = self.row.as_ref().map(|row| {
             json!({
                 "what": row.what, "hash": row.hash, "content_version": row.content,
@@ -408,7 +454,7 @@ fn dry_run(
             Some("error") => {
                 return Err(object["text"].as_str().unwrap_or("it failed").to_string());
             }
-            Some("action" | "conflict" | "problem") if speaks_of(&object, path) => {
+            Some("action" | "conflict" | "left-alone" | "problem") if speaks_of(&object, path) => {
                 said.push(object)
             }
             _ => {}
@@ -451,6 +497,7 @@ fn spoken(object: &Value) -> String {
             let outcome = object["outcome"].as_str().unwrap_or_default();
             format!("have a conflict ({}): {outcome}", text("kind"))
         }
+        Some("left-alone") => format!("leave it alone: {}", text("why")),
         _ => format!("say: {}", text("text")),
     }
 }

@@ -100,6 +100,16 @@ pub struct Rule {
     pub merge_by_key: Option<bool>,
 }
 
+impl Rule {
+    /// The policy that it has for conflicts of every kind, if it has the same for all.
+    pub fn policy_for_all(&self) -> Option<&Policy> {
+        let (_, first) = self.policies.first()?;
+        let is_for_all = self.policies.len() == ConflictKind::ALL.len()
+            && self.policies.iter().all(|(_, policy)| policy == first);
+        is_for_all.then_some(first)
+    }
+}
+
 /// What a person chose for one conflict. It stands for as long as both sides have what was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
