@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -300,6 +301,28 @@ fn the_list_and_diff_say_what_a_conflict_waits_for_and_what_differs() {
     }
     held(&pair, &["--policy=hold"]).has("properties-both").has("0600").has("0755");
     say(&pair, 1, &["diff", "f"]).has("0600").has("0755");
+}
+
+#[test]
+fn names_in_json_are_exact() {
+    let name = std::ffi::OsStr::from_bytes(b"new\nline \xff");
+    let (line, hex) = ("new\nline \u{fffd}", "6e65770a6c696e6520ff");
+    for policy in ["hold", "keep-both"] {
+        let pair = Pair::agreed(&[]);
+        write_file(pair.a.join(name), "of a");
+        write_file(pair.b.join(name), "of b");
+        pair.sync_expecting(40, &["--policy", policy]);
+        let listed = say(&pair, 0, &["conflicts", "--all", "--json"]).objects().remove(0);
+        assert_eq!((&listed["path"], &listed["path_hex"]), (&line.into(), &hex.into()));
+        if policy == "hold" {
+            assert!(listed["clash"].is_null(), "{listed}");
+            let status = say(&pair, 0, &["status", "--json"]).objects().remove(0);
+            let peer = &status["peers"][0];
+            assert_eq!((&peer["pending"][0], &peer["pending_hex"][0]), (&line.into(), &hex.into()));
+        } else {
+            assert!(listed["clash_hex"].as_str().unwrap().starts_with(hex));
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use psync_protocol::path::printable;
 use psync_protocol::{ContentHash, RelPath};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::command::Subcommand;
 use super::exit::Exit;
@@ -164,13 +164,26 @@ fn object(listed: &Listed) -> Value {
         State::Settled { clash } => ("resolved", clash.as_ref()),
     };
     let [local, remote] = conflict.sides.each_ref().map(|facts| facts.as_ref().map(facts_object));
-    json!({
-        "type": "conflict", "path": conflict.path.to_string(), "kind": conflict.kind.name(),
-        "state": state, "rule": conflict.rule, "outcome": conflict.outcome,
-        "clash": clash.map(RelPath::to_string), "found": json::time_of_seconds(listed.at),
-        "local": local, "remote": remote,
-        "chosen": listed.chosen, "resolved": listed.resolved,
-    })
+    let mut object = Map::new();
+    object.insert("type".into(), "conflict".into());
+    json::put_path(&mut object, "path", conflict.path.as_bytes());
+    object.insert("clash".into(), Value::Null);
+    if let Some(clash) = clash {
+        json::put_path(&mut object, "clash", clash.as_bytes());
+    }
+    let rest = [
+        ("kind", conflict.kind.name().into()),
+        ("state", state.into()),
+        ("rule", conflict.rule.as_str().into()),
+        ("outcome", conflict.outcome.as_str().into()),
+        ("found", json::time_of_seconds(listed.at)),
+        ("local", local.into()),
+        ("remote", remote.into()),
+        ("chosen", listed.chosen.clone().into()),
+        ("resolved", listed.resolved.clone().into()),
+    ];
+    object.extend(rest.map(|(key, value)| (key.to_string(), value)));
+    Value::Object(object)
 }
 
 fn facts_object(facts: &Facts) -> Value {

@@ -32,9 +32,24 @@ fn side(role: Role) -> &'static str {
 pub(super) fn put_path(object: &mut Map<String, Value>, key: &str, path: &[u8]) {
     object.insert(key.into(), String::from_utf8_lossy(path).into());
     if std::str::from_utf8(path).is_err() {
-        let hex: String = path.iter().map(|byte| format!("{byte:02x}")).collect();
-        object.insert(format!("{key}_hex"), hex.into());
+        object.insert(format!("{key}_hex"), hex(path).into());
     }
+}
+
+/// Several of them: all in hexadecimal, too, if one is not UTF-8.
+pub(super) fn put_paths<'a>(
+    object: &mut Map<String, Value>,
+    key: &str,
+    paths: impl Iterator<Item = &'a [u8]> + Clone,
+) {
+    object.insert(key.into(), paths.clone().map(String::from_utf8_lossy).collect());
+    if paths.clone().any(|path| std::str::from_utf8(path).is_err()) {
+        object.insert(format!("{key}_hex"), paths.map(hex).collect());
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A time: RFC 3339 in UTC, to the nanosecond where it is known so well. Every object has times in

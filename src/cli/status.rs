@@ -10,13 +10,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use psync_protocol::RelPath;
 use psync_protocol::path::printable;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::command::Subcommand;
 use super::config;
 use super::exit::Exit;
-use super::json::{time_of_milliseconds, time_of_seconds};
+use super::json::{put_path, put_paths, time_of_milliseconds, time_of_seconds};
 use super::log::ending_words;
 use super::run::print_out;
 use super::subject::{self, Failure};
@@ -101,7 +102,7 @@ struct PeerStanding {
     /// Changes that are in the index, and that it has not heard of.
     untold: u64,
     /// Paths that were left open with it.
-    pending: Vec<String>,
+    pending: Vec<RelPath>,
 }
 
 /// What lies below a directory.
@@ -128,10 +129,10 @@ impl Standing {
             let pending = sight.index.pending(known.peer.replica).map_err(nonsense)?;
             peers.push(PeerStanding {
                 replica: known.peer.replica.to_string(),
-                locations: known.locations.iter().map(|at| printable(at.as_bytes())).collect(),
+                locations: known.locations,
                 seen: known.seen,
                 untold: sight.index.count_since(known.peer.ours).map_err(nonsense)?,
-                pending: pending.iter().map(ToString::to_string).collect(),
+                pending: pending.into_iter().collect(),
             });
         }
         Ok(Standing {
@@ -185,13 +186,17 @@ impl Standing {
         let waiting = self.waiting.map(|changes| {
             json!({"new": changes.created, "changed": changes.changed, "gone": changes.deleted})
         });
-        json!({
-            "type": "status", "root": self.root.display().to_string(), "replica": self.replica,
+        let mut object = json!({
+            "type": "status", "replica": self.replica,
             "busy": self.waiting.is_none(), "entries": self.entries, "changes": waiting,
             "last_run": self.last.as_ref().map(LastRun::to_json), "conflicts": self.conflicts,
             "peers": self.peers.iter().map(PeerStanding::to_json).collect::<Value>(),
             "store": usage(self.store), "trash": usage(self.trash),
-        })
+        });
+        if let Some(object) = object.as_object_mut() {
+            put_path(object, "root", self.root.as_os_str().as_bytes());
+        }
+        object
     }
 }
 
@@ -251,7 +256,7 @@ impl PeerStanding {
         let name = match self.locations.is_empty() {
             // It came to us: only it knows where that is.
             true => format!("replica {}, which starts its runs itself", &self.replica[..8]),
-            false => self.locations.join(", "),
+            false => printable(self.locations.join(", ").as_bytes()),
         };
         let mut text = format!("peer: {name}\n  last seen: {}\n", moment(self.seen));
         text.push_str(&format!("  not told yet: {}\n", count(self.untold, "change")));
@@ -268,11 +273,13 @@ impl PeerStanding {
     }
 
     fn to_json(&self) -> Value {
-        json!({
-            "replica": self.replica, "locations": self.locations,
-            "seen": time_of_seconds(self.seen),
-            "untold": self.untold, "pending": self.pending,
-        })
+        let mut object = Map::new();
+        object.insert("replica".into(), self.replica.as_str().into());
+        object.insert("locations".into(), self.locations.as_slice().into());
+        object.insert("seen".into(), time_of_seconds(self.seen));
+        object.insert("untold".into(), self.untold.into());
+        put_paths(&mut object, "pending", self.pending.iter().map(RelPath::as_bytes));
+        Value::Object(object)
     }
 }
 

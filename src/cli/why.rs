@@ -121,10 +121,13 @@ impl Filtered {
             Origin::Given(_) => None,
             Origin::File { line, .. } => line,
         };
-        json!({
-            "pattern": self.cause.pattern, "origin": self.origin, "line": line,
-            "matches": self.cause.at.to_string(), "ignored": self.cause.ignored,
-        })
+        let mut object = Map::new();
+        object.insert("pattern".into(), self.cause.pattern.as_str().into());
+        object.insert("origin".into(), self.origin.as_str().into());
+        object.insert("line".into(), line.into());
+        put_path(&mut object, "matches", self.cause.at.as_bytes());
+        object.insert("ignored".into(), self.cause.ignored.into());
+        Value::Object(object)
     }
 }
 
