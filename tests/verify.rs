@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::pair::{Pair, Said, trashed};
@@ -96,7 +97,7 @@ fn what_rotted_on_either_side_comes_back_from_the_other_and_nothing_else_is_done
         fs::remove_file(pair.b.join("a")).unwrap();
         verify(&pair, 23, &["./a", "./b"]).has("--repair fetches it");
         assert_ne!(read_text(root.join("deep/b")), "content two");
-        verify(&pair, 0, &["./a", "./b", "--repair"])
+        verify(&pair, 24, &["./a", "./b", "--repair"])
             .has("repaired; what stood there is in the trash");
         for side in [&pair.a, &pair.b] {
             assert_eq!(read_text(side.join("deep/b")), "content two");
@@ -180,6 +181,22 @@ fn what_cannot_be_verified_is_refused_and_nothing_is_made() {
     let lock = fs::File::open(pair.a.join(".psync/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     verify(&pair, 41, &["./a"]).has("wait for it to finish");
+}
+
+#[test]
+fn a_repair_does_not_hide_what_it_does_not_see_to() {
+    let pair = Pair::agreed(FILES);
+    fs::remove_file(pair.a.join("a")).unwrap();
+    verify(&pair, 24, &["./a", "./b"]).has("missing");
+    verify(&pair, 24, &["--repair", "./a", "./b"]).has("nothing to repair");
+    rot(&pair.b, "c");
+    verify(&pair, 24, &["--repair", "./a", "./b"]).has("repaired").has("missing");
+    // Where permissions stop nobody, they do not stop the test either.
+    let closed = pair.b.join("c");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::File::open(&closed).is_err() {
+        verify(&pair, 23, &["--repair", "./a", "./b"]).has("cannot be read");
+    }
 }
 
 #[test]

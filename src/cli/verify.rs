@@ -236,9 +236,7 @@ impl Damage {
         for (on, side, other) in
             [(End::Local, &sides[0], &sides[1]), (End::Remote, &sides[1], &sides[0])]
         {
-            let rotten =
-                |finding: &&Finding| matches!(finding.fault, Fault::Rotted | Fault::Doubtful);
-            for finding in side.examined.findings.iter().filter(rotten) {
+            for finding in side.examined.findings.iter().filter(|finding| finding.is_damage()) {
                 let path = &finding.path;
                 let same =
                     side.hash_at(path).is_some() && side.hash_at(path) == other.hash_at(path);
@@ -278,17 +276,19 @@ fn both(asked: &Asked, options: &Options) -> Result<Exit, Failure> {
     let (mend, leave): (Vec<Damage>, Vec<Damage>) =
         damages.into_iter().partition(|damage| damage.is_to_be_mended(asked.from));
     tell::left(&leave, asked);
+    let findings = sides.iter().flat_map(|side| &side.examined.findings);
     if !asked.repair {
         tell::could_mend(&mend, asked.json);
-        let findings = sides.iter().flat_map(|side| &side.examined.findings);
         return Ok(exit_of(findings));
     }
+    // What is missing or cannot be read is nothing that a repair sees to.
+    let beyond = findings.filter(|finding| !finding.is_damage());
+    let left = exit_of(beyond.chain(leave.iter().map(|damage| &damage.finding)));
     if mend.is_empty() {
         tell::nothing_to_mend(asked.json);
-        return Ok(if leave.is_empty() { Exit::Ok } else { Exit::Partial });
+        return Ok(left);
     }
-    let mended = repair::mend(&mend, options, asked.json)?;
-    Ok(if leave.is_empty() { mended } else { Exit::Partial })
+    Ok(repair::mend(&mend, options, asked.json)?.worse(left))
 }
 
 fn look(root: &Path, keeping: &Keeping) -> Result<Sight, Failure> {

@@ -41,6 +41,13 @@ pub struct Finding {
     pub fault: Fault,
 }
 
+impl Finding {
+    /// Whether the content is another one without having been edited, as far as can be seen.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.fault, Fault::Rotted | Fault::Doubtful)
+    }
+}
+
 /// What an examination came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Examined {
