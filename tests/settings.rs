@@ -337,13 +337,15 @@ fn config_show_is_a_file_that_says_the_same() {
     let table = person.pair("p1");
     person.user(&format!(
         "mode = 'push'\nbwlimit = '1.5M'\n{table}timeout = '5min'\nexclude = ['*.o']\n\
-         [[pair.p1.rule]]\npattern = '*.iso'\nmax-size = '1G'\npolicy = 'hold'\n"
+         [[pair.p1.rule]]\npattern = '*.iso'\nmax-size = '1G'\npolicy = 'hold'\n\
+         [[pair.p1.rule]]\npattern = '*.txt'\npolicy = {{ modified-both = 'merge', type = 'hold' }}\n"
     ));
     let said = person.says(0, &["config", "show", "p1"]);
     said.has("mode = \"push\"").has("psync.toml, line 1").has("timeout = 300").has("line 5");
     said.has("store.budget = \"auto\"\n").has("# log is not set").has("# exclude: \"*.o\"");
+    said.has("[[rule]]\npattern = \"*.iso\"\nmax-size = \"1G\"\npolicy = \"hold\"\n\n");
     said.has(
-        "[[rule]]\npattern = \"*.iso\"\nmax-size = \"1G\"\npolicy = { modified-both = \"hold\"",
+        "[[rule]]\npattern = \"*.txt\"\npolicy.modified-both = \"merge\"\npolicy.type = \"hold\"\n",
     );
     // What it says about a pair stands in the pair's table.
     let of_pair = ["local", "remote"];

@@ -10,9 +10,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
-use common::pair::{Pair, clash_names};
+use common::pair::{Pair, Said, clash_names};
 use common::tree::{now_ns, set_mtime};
-use common::{set_mode, write_file};
+use common::{psync, set_mode, write_file};
 
 /// Two folders that have agreed, with one change of each kind since, most of them in `a`.
 fn changed_pair() -> Pair {
@@ -40,6 +40,31 @@ fn changed_pair() -> Pair {
     set_mtime(&pair.a.join("clash.txt"), 1_000_000_000_000_000_000);
     write_file(pair.b.join("clash.txt"), "of b");
     pair
+}
+
+#[test]
+fn what_is_told_fits_eighty_columns() {
+    let name = "a folder/with a name of more than a few letters.text";
+    let pair = Pair::agreed(&[(name, "1")]);
+    let text = "[[rule]]\npattern = '*.text'\npolicy = 'newest'\n";
+    write_file(pair.temp.join("home/.config/psync/psync.toml"), text);
+    write_file(pair.a.join(name), "2, and so many bytes");
+    pair.sync_to(0);
+    for words in [
+        &["verify", "--help"][..],
+        &["config", "show"],
+        &["why", name],
+        &["log", "2"],
+        &["history", name],
+    ] {
+        let mut command = psync(&pair.temp);
+        let said = Said::of(command.args(words).current_dir(&pair.a), 0);
+        // What is a place on this machine is as long as it is.
+        let home = pair.temp.path().to_str().unwrap();
+        for line in said.out.lines().filter(|line| !line.contains(home)) {
+            assert!(line.chars().count() <= 80, "{words:?}: {line}");
+        }
+    }
 }
 
 #[test]

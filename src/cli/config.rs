@@ -219,7 +219,7 @@ fn all_that_is_set(settings: &Settings, of_pair: bool) -> Vec<Told> {
         let entries = rule.shown();
         let lines = entries.iter().map(|(name, value)| format!("{name} = {value}\n"));
         let values: serde_json::Map<String, Value> =
-            entries.iter().map(|(name, value)| (name.to_string(), value.as_str().into())).collect();
+            entries.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         told.push(Told {
             text: format!(
                 "\n# {}\n[[rule]]\n{}",

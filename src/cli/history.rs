@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::command::Subcommand;
 use super::exit::Exit;
 use super::json::{put_path, time_of_milliseconds};
+use super::output::line_and;
 use super::past::{self, hash_prefix, moment, object, state_value};
 use super::run::print_out;
 use super::subject::{self, Failure};
@@ -66,7 +67,8 @@ fn line(version: &Version) -> String {
     };
     let when = moment(*since);
     let hand = content.name();
-    format!("@{number:<3} {when}  {size:>11}  {hash:<8}  {hand:<5}  {from}\n")
+    let line = format!("@{number:<3} {when}  {size:>11}  {hash:<8}  {hand:<5}");
+    line_and(&line, "  ", &from, 6)
 }
 
 fn value(path: &psync_protocol::RelPath, version: &Version) -> Value {

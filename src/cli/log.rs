@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::command::Subcommand;
 use super::exit::Exit;
 use super::json::{put_path, time_of_milliseconds};
+use super::output::line_and;
 use super::past::{self, kept_value, moment, object, state_value, with_whom};
 use super::run::print_out;
 use super::subject::{self, Failure};
@@ -229,8 +230,13 @@ fn tell_deed(deed: &DeedRow, run: Option<&RunRow>, json: bool) {
         }
         _ => String::new(),
     };
-    let why = if deed.why.is_empty() { String::new() } else { format!(": {}", deed.why) };
-    print_out(&format!("{lead}{:<9} {path}{size}{why}\n", deed.what.name()));
+    let line = format!("{lead}{:<9} {path}{size}", deed.what.name());
+    // Those of a path are one line each, however long.
+    print_out(&match run {
+        Some(_) if !deed.why.is_empty() => format!("{line}: {}\n", deed.why),
+        Some(_) => format!("{line}\n"),
+        None => line_and(&line, ": ", &deed.why, 12),
+    });
 }
 
 /// How a run ended, for scripts: a word, and the error if it was one.

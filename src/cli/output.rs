@@ -95,6 +95,17 @@ pub(super) fn wrapped(text: &str, indent: usize) -> String {
     lines
 }
 
+/// A line, and what follows in it if that fits 80 columns; else that stands below, after so many
+/// spaces.
+pub(super) fn line_and(line: &str, joint: &str, rest: &str, indent: usize) -> String {
+    let long = line.chars().count() + joint.chars().count() + rest.chars().count() > 80;
+    match (rest.is_empty(), long) {
+        (true, _) => format!("{line}\n"),
+        (false, false) => format!("{line}{joint}{rest}\n"),
+        (false, true) => format!("{line}\n{}", wrapped(rest, indent)),
+    }
+}
+
 /// Opens a log to write at its end; one that has become long is set aside first. Only its owner
 /// may read it: it names files.
 pub(super) fn open_log(path: &Path) -> io::Result<File> {

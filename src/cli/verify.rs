@@ -51,7 +51,7 @@ fn arguments(command: Command) -> Command {
         )
         .after_help(
             "--repair fetches what rotted from the side that has it good.\n\
-             --signatures checks what this root and its peers have signed, and reads no contents.\n\
+             --signatures checks what this root and its peers have signed, not contents.\n\
              --from local|remote says which side is good, also where that cannot be told.\n\
              --json says everything as one JSON object a line.",
         )

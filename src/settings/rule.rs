@@ -171,29 +171,43 @@ impl PathRule {
         self.keep_versions.map(|kept| kept.0.unwrap_or(u32::MAX))
     }
 
-    /// Its keys and values as a file would say them, in the order of [`RULE_KEYS`].
-    pub fn shown(&self) -> Vec<(&'static str, String)> {
+    /// Its keys and values as a file would say them, in the order of [`RULE_KEYS`]. Policies that are
+    /// not the same for all kinds have a key each.
+    pub fn shown(&self) -> Vec<(String, String)> {
         fn written<T: Setting>(value: &Option<T>) -> Option<String> {
             value.as_ref().and_then(Setting::written)
         }
-        let policies: Vec<String> = self
-            .policies
-            .iter()
-            .filter_map(|(kind, word)| Some(format!("{} = {}", kind.name(), word.written()?)))
-            .collect();
-        let policy = (!policies.is_empty()).then(|| format!("{{ {} }}", policies.join(", ")));
-        let all = [
+        let before = [
             ("pattern", Some(toml_string(&self.pattern))),
             ("mode", written(&self.mode)),
             ("max-size", written(&self.max_size)),
             ("warn-size", written(&self.warn_size)),
             ("priority", written(&self.priority)),
-            ("policy", policy),
+        ];
+        let after = [
             ("trash", written(&self.trash)),
             ("keep-versions", written(&self.keep_versions)),
             ("merge", written(&self.merge)),
         ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let named = |(name, value): (&str, Option<String>)| Some((name.to_string(), value?));
+        let before = before.into_iter().filter_map(named);
+        before.chain(self.policies_shown()).chain(after.into_iter().filter_map(named)).collect()
+    }
+
+    fn policies_shown(&self) -> Vec<(String, String)> {
+        let all = self.policies.iter();
+        let all: Vec<(String, String)> = all
+            .filter_map(|(kind, word)| Some((format!("policy.{}", kind.name()), word.written()?)))
+            .collect();
+        match all.first() {
+            Some((_, first))
+                if all.len() == ConflictKind::ALL.len()
+                    && all.iter().all(|(_, word)| word == first) =>
+            {
+                vec![("policy".to_string(), first.clone())]
+            }
+            _ => all,
+        }
     }
 }
 

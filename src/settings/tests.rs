@@ -138,7 +138,10 @@ fn a_rule_keeps_all_versions_where_the_history_keeps_few() {
     let set = settings(
         "[history]\nkeep-versions = 1\n[[rule]]\npattern = '*.txt'\nkeep-versions = 'all'\n",
     );
-    assert_eq!(set.rules_shown()[0].shown()[1], ("keep-versions", "\"all\"".to_string()));
+    assert_eq!(
+        set.rules_shown()[0].shown()[1],
+        ("keep-versions".to_string(), "\"all\"".to_string())
+    );
     let path = |name: &str| RelPath::new(name.as_bytes()).unwrap();
     let trashed = |name: &str, since| Trashed {
         place: name.as_bytes().into(),
@@ -396,7 +399,9 @@ fn rules_say_what_they_are_asked_for() {
     assert!(policies.iter().all(|policy| rule.policies.contains(policy)));
     assert_eq!(rule.merge_by_key, Some(true));
     let shown = settings.rules_shown()[0].shown();
-    assert_eq!(shown.len(), RULE_KEYS.len());
+    let keys: std::collections::BTreeSet<&str> =
+        shown.iter().filter_map(|(name, _)| name.split('.').next()).collect();
+    assert_eq!(keys.len(), RULE_KEYS.len());
     let again: String = shown.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
     let again = at(&format!("[[rule]]\n{again}"), Level::User).unwrap();
     assert_eq!(again.layer.rules[0].shown(), shown);
