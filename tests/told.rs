@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 
 use common::pair::{Pair, Said, clash_names};
 use common::tree::{now_ns, set_mtime};
-use common::{psync, set_mode, write_file};
+use common::{TempDir, psync, set_mode, write_file};
 
 /// Two folders that have agreed, with one change of each kind since, most of them in `a`.
 fn changed_pair() -> Pair {
@@ -295,6 +295,16 @@ fn json_tells_problems_and_errors_too() {
     assert_eq!(last["type"], "error");
     assert_eq!(last["exit"], 11);
     assert!(last["text"].as_str().unwrap().contains("not a directory"), "{last}");
+}
+
+#[test]
+fn the_demonstration_leaves_nothing_behind() {
+    let temp = TempDir::new();
+    let home = temp.folder("home");
+    Said::of(psync(&temp).arg("demo").env("TMPDIR", temp.folder("tmp")), 0).has("poem.txt");
+    let left = std::process::Command::new("find").arg(&home).args(["-type", "f"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    assert_eq!(fs::read_dir(temp.join("tmp")).unwrap().count(), 0);
 }
 
 #[test]

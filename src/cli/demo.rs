@@ -73,7 +73,10 @@ fn play(folder: &Path) -> io::Result<Exit> {
 
 fn sync(a: &Path, b: &Path) -> io::Result<Exit> {
     print_out("$ psync -v home laptop\n");
-    let arguments: Vec<PathBuf> = ["psync".into(), "-v".into(), a.into(), b.into()].into();
+    // Outside the folder nothing is noted of what goes with it.
+    let state = a.with_file_name("state");
+    let arguments: Vec<PathBuf> =
+        ["psync".into(), "-v".into(), "--state-dir".into(), state, a.into(), b.into()].into();
     match parse(arguments.into_iter().map(PathBuf::into_os_string)) {
         Ok(Parsed::Sync(typed)) => Ok(run(&typed)),
         Ok(_) => Err(io::Error::other("the demonstration's own command line is no sync")),
