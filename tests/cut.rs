@@ -63,7 +63,9 @@ impl Line {
         line
     }
 
+    /// Both roots as they were in the beginning, and nothing noted of what was synced there since.
     fn restore(&self) {
+        let _ = fs::remove_dir_all(self.temp.join("home/.local/state/psync/roots"));
         for root in [&self.near, &self.far] {
             fs::remove_dir_all(root).unwrap();
             run_ok(Command::new("cp").arg("-a").arg(root.with_extension("saved")).arg(root));
