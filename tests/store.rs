@@ -332,8 +332,11 @@ fn a_content_that_is_damaged_in_the_store_is_told_of_forgotten_and_done_without(
     for root in both(&pair) {
         damage(root, &short);
         damage(root, &long);
-        short.extend_from_slice(b"edited");
-        long.extend_from_slice(b"edited");
+        // What is damaged next must not be in an older content, too.
+        for content in [&mut short, &mut long] {
+            content[50_000..50_032].reverse();
+            content[50_000] ^= 1;
+        }
         write_file(root.join("short"), &short);
         write_file(root.join("long"), &long);
         let said = pair.sync_expecting(0, &["--json"]);
