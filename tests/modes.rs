@@ -12,7 +12,7 @@ use std::process::Command;
 
 use common::pair::{Pair, Said, clash_names, names, trashed};
 use common::tree::{assert_same_trees, snapshot};
-use common::{psync, read_text, run_expecting, write_file};
+use common::{local_rsh, psync, psync_over, read_text, run_expecting, write_file};
 
 /// Two folders that have agreed, with changes of each kind on both sides since.
 fn changed_pair() -> Pair {
@@ -305,6 +305,55 @@ fn another_root_in_the_place_of_one_that_was_synced_stops_the_run() {
         fs::rename(&root, pair.temp.join("second")).unwrap();
         fs::rename(pair.temp.join("away"), &root).unwrap();
         pair.sync_to(0);
+    }
+}
+
+/// Syncs the pair over a remote shell, or as two folders of one machine.
+fn sync_either_way(pair: &Pair, is_remote: bool, code: i32, options: &[&str]) -> Said {
+    if !is_remote {
+        return pair.sync_expecting(code, options);
+    }
+    let mut command = psync_over(&pair.temp, &local_rsh(&pair.temp));
+    let far = format!("host:{}", pair.b.display());
+    Said::of(command.args(options).args(["./a", &far]).current_dir(pair.temp.path()), code)
+}
+
+#[test]
+fn where_both_roots_are_new_nothing_is_missed() {
+    for is_remote in [false, true] {
+        let pair = Pair::new();
+        for round in ["first", "second", "third"] {
+            for root in [&pair.a, &pair.b] {
+                fs::remove_dir_all(root).unwrap();
+                fs::create_dir(root).unwrap();
+            }
+            write_file(pair.a.join(round), round);
+            if round == "third" {
+                write_file(pair.b.join("here"), "already");
+            }
+            sync_either_way(&pair, is_remote, 0, &[]);
+            assert_same_trees(&pair.a, &pair.b);
+            assert!(pair.b.join(round).exists());
+        }
+    }
+}
+
+#[test]
+fn where_the_other_side_was_synced_before_a_new_root_is_missed_over_a_remote_shell_too() {
+    for replaced in ["a", "b"] {
+        let pair = pair_of(5);
+        sync_either_way(&pair, true, 0, &[]);
+        let root = pair.temp.join(replaced);
+        put_in_place(&pair, &root, false);
+        let before = [snapshot(&pair.a), snapshot(&pair.b)];
+        for options in [&[][..], &["-n"], &["--mirror=push"]] {
+            let said = sync_either_way(&pair, true, 41, options);
+            said.has("another root stands here").has("this has no state");
+        }
+        assert_eq!([snapshot(&pair.a), snapshot(&pair.b)], before);
+        assert!(!root.join(".psync").exists());
+        sync_either_way(&pair, true, 40, &["--max-delete=0"]);
+        assert!(pair.a.join("other").exists() && pair.b.join("file 4").exists());
     }
 }
 

@@ -123,6 +123,7 @@ pub fn request(keeping: Keeping) -> Request {
         change_limit: Default::default(),
         delete_limit: DeleteLimit::Count(1_000_000),
         empty_is_meant: false,
+        doubt: None,
         keeping,
         location: "fuzz".into(),
         compression: Compression::Off,

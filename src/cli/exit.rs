@@ -80,6 +80,7 @@ impl Exit {
             | SyncError::Replaced(_)
             | SyncError::Vanished(_)
             | SyncError::OtherRoot { .. }
+            | SyncError::Doubted(_)
             | SyncError::TooManyChanges(_) => Exit::Guard,
             SyncError::Scan { error: ScanError::Root(_), .. } => Exit::FileIo,
             SyncError::HalfDone { .. } => Exit::Guard,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use psync_protocol::message::Filter;
@@ -12,7 +13,7 @@ use super::endpoint::Endpoint;
 use super::run::state_home;
 use crate::reconcile::{ChangeLimit, DeleteLimit, Rulebook};
 use crate::settings::{Layer, Machine, RunMode, SettingsError};
-use crate::sync::{Keeping, PlanUse};
+use crate::sync::{Keeping, PlanUse, SyncError};
 use crate::transport::Compression;
 
 /// What a run needs to know.
@@ -42,6 +43,8 @@ pub(super) struct Options {
     pub(super) delete_limit: DeleteLimit,
     /// A root that is empty now is meant to be.
     pub(super) empty_is_meant: bool,
+    /// Why this root may not be the one that was synced before; no argument says it.
+    pub(super) doubt: Option<Arc<SyncError>>,
     pub(super) change_limit: ChangeLimit,
     pub(super) mode: RunMode,
     /// Policies for conflicts, and rules for paths.
@@ -139,6 +142,7 @@ impl Options {
             timeout: values.timeout().0,
             delete_limit: values.max_delete(),
             empty_is_meant: values.delete_limit_is_typed(),
+            doubt: None,
             change_limit: values.max_change(),
             mode: values.mode(),
             rules: here.rulebook(),

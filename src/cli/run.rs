@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
@@ -209,6 +209,7 @@ fn exit_of(outcome: &Outcome, troubles: TroubleCount) -> Exit {
 fn attempt(options: &Options, voice: &Voice, look: &dyn Fn(&Outcome)) -> Result<Ended, Failed> {
     let started = Instant::now();
     let ground = Ground::prepare(options)?;
+    let options = &Options { doubt: ground.doubt.clone(), ..options.clone() };
     // Told as soon as the line is closed: nobody waits for what is only remembered then.
     let tell = |outcome: &Outcome, traffic: &Traffic| {
         look(outcome);
@@ -240,6 +241,8 @@ type Tell<'a> = &'a dyn Fn(&Outcome, &Traffic) -> Ended;
 struct Ground<'a> {
     path: &'a Path,
     made: bool,
+    /// Why it may not be the root that was synced here before.
+    doubt: Option<Arc<SyncError>>,
 }
 
 impl Ground<'_> {
@@ -257,14 +260,27 @@ impl Ground<'_> {
         };
         // Whoever types a limit for deletions means this root as it is.
         let flow = options.mode.flow();
-        if !options.empty_is_meant {
-            Site::guard(path, &options.keeping, flow == Flow::ToInitiator)?;
-        }
+        let doubt = match options.empty_is_meant {
+            true => Ok(()),
+            false => Site::guard(path, &options.keeping, flow == Flow::ToInitiator),
+        };
+        // Where the other side was never synced, either, there is nothing that could be missed.
+        let doubt = match (doubt, &options.other) {
+            (Ok(()), _) => None,
+            (Err(doubt), Endpoint::Local(other))
+                if Site::has_state(other, &options.keeping_there) =>
+            {
+                return Err(doubt.into());
+            }
+            (Err(_), Endpoint::Local(_)) => None,
+            // It will say so in its answer.
+            (Err(doubt), _) => Some(Arc::new(doubt)),
+        };
         let is_source = flow == Flow::ToResponder;
         // A side that is missing is made, so that a first copy needs no mkdir; but not both, and
         // not the one that the other is to become equal to.
         let made = !path.exists() && other_exists && !is_source && Site::create_root(path)?;
-        Ok(Ground { path, made })
+        Ok(Ground { path, made, doubt })
     }
 
     /// A directory that was made for a run that failed, or did nothing, goes again.
@@ -288,6 +304,7 @@ fn request(options: &Options, location: String, compression: Compression) -> Req
         rules: options.rules.clone(),
         delete_limit: options.delete_limit,
         empty_is_meant: options.empty_is_meant,
+        doubt: options.doubt.clone(),
         keeping: Keeping { reach: reach_of_other(options), ..options.keeping.clone() },
         location,
         compression,
@@ -326,7 +343,8 @@ fn local_reach(options: &Options, path: &Path) -> Reach {
 }
 
 fn location_of(path: &Path) -> String {
-    let place = Place::of(path).map_or_else(|_| path.to_path_buf(), |place| place.path);
+    // One that is missing is where it was when it was there.
+    let place = Place::of_root(path).map_or_else(|_| path.to_path_buf(), |place| place.path);
     String::from_utf8_lossy(place.as_os_str().as_bytes()).into_owned()
 }
 
@@ -399,8 +417,16 @@ fn open_and_initiate(
     request: impl Fn() -> Request,
 ) -> Result<Ended, SyncError> {
     let request = request();
+    let is_untouched = Site::is_untouched(&options.local);
     let mut site = Site::open(&options.local, &request.keeping)?;
-    let outcome = sync::initiate(&mut site, line, &request, voice.report())?;
+    let outcome = match sync::initiate(&mut site, line, &request, voice.report()) {
+        Err(SyncError::Doubted(doubt)) if is_untouched => {
+            drop(site);
+            Site::remove_unused_state(&options.local);
+            return Err(SyncError::Doubted(doubt));
+        }
+        result => result?,
+    };
     let ended = tell(&outcome);
     if options.dry_run {
         return Ok(ended);

@@ -100,6 +100,9 @@ pub struct Request {
     pub delete_limit: DeleteLimit,
     /// Whether a person has said for this run that a root which is empty now is meant to be.
     pub empty_is_meant: bool,
+    /// Why this root may not be the one that was synced where it stands, if that is so. It is no
+    /// reason to stop where the other side was never synced, either.
+    pub doubt: Option<Arc<SyncError>>,
     /// Most files of a side whose content has changed at once.
     pub change_limit: ChangeLimit,
     /// Where state lives, and what is kept there.
@@ -227,6 +230,9 @@ pub enum SyncError {
         /// Where it is noted who it was.
         note: PathBuf,
     },
+    /// This root is not the one that was synced here, and the other side was synced before.
+    #[error(transparent)]
+    Doubted(Arc<SyncError>),
     /// The other root is another one than last time, and empty.
     #[error(
         "{}: this is another root than last time, and it is empty (is the right file system mounted?); nothing was changed. If it is to be filled, allow that with --max-delete=0",
@@ -374,6 +380,7 @@ impl SyncError {
             | SyncError::Replaced(_)
             | SyncError::Vanished(_)
             | SyncError::OtherRoot { .. }
+            | SyncError::Doubted(_)
             | SyncError::TooManyChanges(_) => ErrorCode::Guard,
             SyncError::Scan { .. } => ErrorCode::Root,
             SyncError::Filter(_) | SyncError::Rule(_) => ErrorCode::Other,

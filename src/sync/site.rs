@@ -174,6 +174,22 @@ impl Site {
         }
     }
 
+    /// Whether the root at `path` has been synced, as far as its state says.
+    pub fn has_state(path: &Path, keeping: &Keeping) -> bool {
+        Place::of_root(path).is_ok_and(|place| place.known_state_dir(&keeping.home).is_some())
+    }
+
+    /// Whether psync has never kept anything in the root at `path`.
+    pub fn is_untouched(path: &Path) -> bool {
+        path.join(WORK_DIR).symlink_metadata().is_err()
+    }
+
+    /// Takes away what a run that stopped before it did anything has put into a root that was
+    /// untouched before.
+    pub fn remove_unused_state(path: &Path) {
+        let _ = std::fs::remove_dir_all(path.join(WORK_DIR));
+    }
+
     /// Notes outside the root that it was synced here.
     pub(super) fn mark(&mut self) {
         let directory = Identity::of(&self.place.path);

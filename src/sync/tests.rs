@@ -70,6 +70,7 @@ fn run(near: &Path, far: &Path, flow: Flow, hash_len: Option<u8>, now: i64) -> u
         rules: Default::default(),
         delete_limit: DeleteLimit::Half,
         empty_is_meant: false,
+        doubt: None,
         keeping: keeping.clone(),
         location: far.display().to_string(),
         compression: Compression::Off,

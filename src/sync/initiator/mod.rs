@@ -208,6 +208,7 @@ impl Initiator<'_> {
         // Written while the other end is at work on what was stated.
         let survey = self.record(found)?;
         let deciding = self.hear_answer(awaiting)?;
+        self.guard_doubted(deciding.answer.statement.sequence)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;
         let deciding = self.unnumber(deciding, &survey, since.as_ref())?;
         self.plan_and_carry_out(deciding, &survey, relation)
@@ -399,6 +400,15 @@ impl Initiator<'_> {
             return Err(SyncError::PeerIsOlder);
         }
         Ok(())
+    }
+
+    /// Stops where this root may have taken the place of another, and the peer, whose index has come to
+    /// this number, may know that one. Where both are new there is nothing to be missed.
+    fn guard_doubted(&self, peers_sequence: u64) -> Result<(), SyncError> {
+        match &self.request.doubt {
+            Some(doubt) if peers_sequence > 0 => Err(SyncError::Doubted(doubt.clone())),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Where the peer knows more of this replica than it does itself, its index is of no use.
