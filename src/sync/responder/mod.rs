@@ -105,9 +105,9 @@ fn serve(
     let filters = [offer.filters, &filters(&hello.filters, keeping)].concat();
     let rules = Rules::new(&filters).map_err(SyncError::Filter)?.within(permit);
     refuse_overlap(path, &hello)?;
-    // Who has never been here misses no root.
-    let is_known = hello.expected.is_some();
-    if is_known && !(hello.accepts_empty && permit.allows_everything()) {
+    // Who has never been here misses no root. Only who may do everything is believed that.
+    let misses_none = hello.accepts_empty || hello.expected.is_none();
+    if !(misses_none && permit.allows_everything()) {
         Site::guard(path, keeping, accepts_empty(&hello, permit))?;
     }
     let made = !must_exist && Site::create_root(path)?;
