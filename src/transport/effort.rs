@@ -41,10 +41,23 @@ impl Compression {
 ///
 /// A level fits while its output is at least half as much again as what the line takes, as the
 /// core reads and hashes files, too.
-const BANDS: [(u64, i32); 7] =
-    [(180, 19), (300, 17), (500, 15), (2_400, 12), (5_500, 9), (14_000, 6), (30_000, 3)];
-/// The level for lines that are faster than all these.
+const BANDS: [(u64, i32); 8] = [
+    (180, 19),
+    (300, 17),
+    (500, 15),
+    (2_400, 12),
+    (5_500, 9),
+    (14_000, 6),
+    (30_000, 3),
+    (COMPRESSED_MAX, FASTEST),
+];
+/// The level for the fastest lines that are worth compressing for.
 const FASTEST: i32 = 1;
+/// A line that takes more than this, in KiB a second, is as fast as the quickest level, or is none at
+/// all: a pipe on one machine. It takes files as they are. A line of 1 Gbit/s is below this.
+const COMPRESSED_MAX: u64 = 130_000;
+/// What is known of a line that is faster than all these.
+const BEYOND: u64 = COMPRESSED_MAX + 1;
 /// The level as long as nothing is known.
 const UNKNOWN: i32 = 6;
 /// The strongest level before a flight has shown to be long: those above need tens of megabytes of
@@ -61,8 +74,11 @@ const WATCH: Duration = Duration::from_millis(250);
 /// of the strong levels is left: they take a while to begin, and what they save is worth more.
 const WATCH_LONG: Duration = Duration::from_millis(1000);
 
-/// Bytes of each piece of a file that are compressed to see if they can be.
+/// Bytes of a piece of a file that are compressed to see if they can be.
 const SAMPLE: usize = 4 << 10;
+/// Bytes of files of which one piece is tried, at least: trying each small file would take as long as a
+/// third of compressing it.
+const SAMPLE_EVERY: usize = 64 << 10;
 /// So many bytes of files in succession that do not become smaller are stored from there on: what
 /// the window held is mostly gone by then.
 const STORE_AFTER: usize = 1 << 20;
@@ -103,38 +119,49 @@ pub(super) struct Fitter {
     compression: Compression,
     /// KiB a second from here to the other end.
     rate: Option<u64>,
-    level: i32,
+    effort: Effort,
+    /// Whether the line has been the slower part with files as they are.
+    is_no_pipe: bool,
     /// Bytes before compression since the last look.
     passed: u64,
     /// What had been written at the last look, at the start of the watch, and of the flight.
     watch: Written,
     flight: Written,
     sampler: Option<zstd::bulk::Compressor<'static>>,
+    /// Bytes of files since the last piece that was tried.
+    untried: usize,
     incompressible: usize,
 }
 
 impl Fitter {
     pub(super) fn new(compression: Compression, rate: Option<u64>) -> Fitter {
-        let level = match compression {
-            Compression::Off => FASTEST,
-            Compression::Level(level) => level,
-            Compression::Fitting => level_for(rate).min(START_MAX),
+        let effort = match (compression, effort_for(rate)) {
+            (Compression::Off, _) => Effort::Level(FASTEST),
+            (Compression::Level(level), _) => Effort::Level(level),
+            // What comes first is rows, which are worth it.
+            (Compression::Fitting, Effort::Stored) => Effort::Level(FASTEST),
+            (Compression::Fitting, Effort::Level(level)) => Effort::Level(level.min(START_MAX)),
         };
         Fitter {
             compression,
             rate,
-            level,
+            effort,
+            is_no_pipe: false,
             passed: 0,
             watch: Written::default(),
             flight: Written::default(),
             sampler: None,
+            untried: 0,
             incompressible: 0,
         }
     }
 
-    /// The level to start with.
+    /// The level to start with, or that has been come to.
     pub(super) fn level(&self) -> i32 {
-        self.level
+        match self.effort {
+            Effort::Level(level) => level,
+            Effort::Stored => FASTEST,
+        }
     }
 
     /// The rate from here to the other end, as far as it is known.
@@ -151,7 +178,10 @@ impl Fitter {
         self.rate = match self.rate {
             _ if line_was_slow => Some(rate),
             Some(known) => Some(known.max(rate)),
-            None => Some(rate).filter(|rate| level_for(Some(*rate)) <= UNKNOWN),
+            None => Some(rate).filter(|rate| match effort_for(Some(*rate)) {
+                Effort::Level(level) => level <= UNKNOWN,
+                Effort::Stored => true,
+            }),
         };
     }
 
@@ -163,24 +193,27 @@ impl Fitter {
     /// How to compress this message and what follows it.
     pub(super) fn fit(&mut self, message: &Message, now: Written) -> Effort {
         if self.compression != Compression::Fitting {
-            return Effort::Level(self.level);
+            return self.effort;
         }
         if self.passed >= LONG {
             self.passed = 0;
             self.look(now);
         }
-        if self.level > STORING_MAX {
-            return Effort::Level(self.level);
+        match self.effort {
+            Effort::Level(level) if level <= STORING_MAX => {}
+            effort => return effort,
         }
-        if let Message::Literal(bytes) = message
-            && bytes.len() >= SAMPLE
-        {
-            self.incompressible = match self.becomes_smaller(bytes) {
-                true => 0,
-                false => self.incompressible.saturating_add(bytes.len()),
-            };
+        if let Message::Literal(bytes) = message {
+            self.untried += bytes.len();
+            if bytes.len() >= SAMPLE && self.untried >= SAMPLE_EVERY {
+                let tried = std::mem::take(&mut self.untried);
+                self.incompressible = match self.becomes_smaller(bytes) {
+                    true => 0,
+                    false => self.incompressible.saturating_add(tried),
+                };
+            }
         }
-        if self.incompressible >= STORE_AFTER { Effort::Stored } else { Effort::Level(self.level) }
+        if self.incompressible >= STORE_AFTER { Effort::Stored } else { self.effort }
     }
 
     /// The message took so many bytes before compression.
@@ -195,22 +228,26 @@ impl Fitter {
     /// Compares what the line takes with what comes out of the compressor.
     fn look(&mut self, now: Written) {
         let seen = now.since(self.watch);
-        let watch = if self.level <= START_MAX { WATCH } else { WATCH_LONG };
+        let watch = if self.level() <= START_MAX { WATCH } else { WATCH_LONG };
         if seen.time() >= watch && seen.share() < 0.75 {
             // The line waits for the compressor: it is faster than what this level is for.
-            let same_or_stronger = BANDS.iter().filter(|(_, level)| *level >= self.level);
-            let left_behind = same_or_stronger.map(|(up_to, _)| up_to + 1).max();
+            let is_left = |level: i32| self.effort == Effort::Stored || level >= self.level();
+            let left = BANDS.iter().filter(|(_, level)| is_left(*level));
+            let most = if self.is_no_pipe { COMPRESSED_MAX } else { BEYOND };
+            let left_behind = left.map(|(up_to, _)| (up_to + 1).min(most)).max();
             self.rate = self.rate.max(left_behind);
             self.watch = now;
         } else if seen.time() >= WATCH_LONG {
             let observed = per_second(seen.bytes, seen.busy);
             let is_off = |known: u64| known / 4 > observed || known < observed / 4;
-            if seen.share() >= 0.9 && self.rate.is_none_or(is_off) {
+            let is_slow = self.effort == Effort::Stored && observed <= COMPRESSED_MAX;
+            if seen.share() >= 0.9 && (is_slow || self.rate.is_none_or(is_off)) {
+                self.is_no_pipe |= is_slow;
                 self.rate = Some(observed);
             }
             self.watch = now;
         }
-        self.level = level_for(self.rate);
+        self.effort = effort_for(self.rate);
     }
 
     /// Tries with a piece from the middle.
@@ -225,10 +262,11 @@ impl Fitter {
     }
 }
 
-/// The level for a line of this rate.
-fn level_for(rate: Option<u64>) -> i32 {
-    let Some(rate) = rate else { return UNKNOWN };
-    BANDS.iter().find(|(up_to, _)| rate <= *up_to).map_or(FASTEST, |(_, level)| *level)
+/// How hard to compress for a line of this rate.
+fn effort_for(rate: Option<u64>) -> Effort {
+    let Some(rate) = rate else { return Effort::Level(UNKNOWN) };
+    let band = BANDS.iter().find(|(up_to, _)| rate <= *up_to);
+    band.map_or(Effort::Stored, |(_, level)| Effort::Level(*level))
 }
 
 #[cfg(test)]
@@ -262,10 +300,11 @@ mod tests {
 
     #[test]
     fn a_slower_line_is_given_a_stronger_level() {
-        let levels =
-            [100, 200, 400, 1_220, 5_000, 12_000, 20_000, 120_000].map(Some).map(level_for);
-        assert_eq!(levels, [19, 17, 15, 12, 9, 6, 3, 1]);
-        assert_eq!(level_for(None), UNKNOWN);
+        let rates = [100, 200, 400, 1_220, 5_000, 12_000, 20_000, 120_000];
+        let levels = [19, 17, 15, 12, 9, 6, 3, 1].map(Effort::Level);
+        assert_eq!(rates.map(Some).map(effort_for), levels);
+        assert_eq!(effort_for(Some(130_001)), Effort::Stored);
+        assert_eq!(effort_for(None), Effort::Level(UNKNOWN));
     }
 
     #[test]
@@ -283,7 +322,18 @@ mod tests {
         let now = seconds(&mut fitter, Written::default(), 50, 10, 1);
         assert_eq!(fitter.level(), 19);
         seconds(&mut fitter, now, 50, 2, 8);
-        assert_eq!(fitter.level(), FASTEST);
+        assert_eq!(fitter.effort, Effort::Stored);
+    }
+
+    #[test]
+    fn a_line_that_files_as_they_are_are_too_much_for_is_compressed_for_from_then_on() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(100_000));
+        let now = seconds(&mut fitter, Written::default(), 60_000, 2, 2);
+        assert_eq!(fitter.effort, Effort::Stored);
+        let now = seconds(&mut fitter, now, 115_000, 10, 3);
+        assert_eq!((fitter.effort, fitter.rate()), (Effort::Level(FASTEST), Some(115_000)));
+        seconds(&mut fitter, now, 60_000, 2, 8);
+        assert_eq!(fitter.effort, Effort::Level(FASTEST));
     }
 
     #[test]
