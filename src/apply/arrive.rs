@@ -11,12 +11,14 @@ use psync_protocol::{Content, ContentHash};
 
 use super::fetch::{Arrived, Asked, Fetching, How};
 use super::old::OldContent;
-use super::{Applier, ApplyError, Ready, Trouble};
+use super::{Applier, ApplyError, Come, Ready, Trouble};
 use crate::delta::params::MAX_HASH_LEN;
 use crate::delta::{
     self, Decoder, DeltaError, ExactDecoder, Fresh, Op, PATCH_MAX, Params, Piece, ReadOld, Target,
     WriteNew,
 };
+use crate::index::SharedFile;
+use crate::manifest::Stamp;
 use crate::root::{Flusher, Staged, Stager};
 
 /// Received files that wait for being made durable together, and their bytes: as many as come in a
@@ -329,6 +331,11 @@ impl Applier<'_> {
         self.staging.forget_begun(&arrived.fetching.task.path);
         let Some(arrived) = self.put_by(arrived) else { return Ok(()) };
         let Arrived { fetching, staged, hash } = arrived;
+        if let Some(come) = &mut self.come {
+            let (path, size) = (fetching.task.path.clone(), fetching.size);
+            let file = SharedFile { path, size, hash, stamp: Stamp::UNKNOWN };
+            come.push_back(Come { file, staged: staged.name().into() });
+        }
         let content = Some(Content::File { size: fetching.size, hash });
         self.batch_bytes += fetching.size;
         self.flush_now_and_then(fetching.size);
@@ -337,7 +344,7 @@ impl Applier<'_> {
         let many = files >= BATCH_FILES.0 || bytes >= BATCH_BYTES.0;
         let most = files >= BATCH_FILES.1 || bytes >= BATCH_BYTES.1;
         if most || many && self.committed.elapsed() >= BATCH_TIME {
-            self.commit_batch()?;
+            self.close_batch()?;
         }
         Ok(())
     }

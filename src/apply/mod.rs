@@ -15,7 +15,8 @@ mod stage;
 mod task;
 mod units;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
 use std::iter::Peekable;
 use std::time::Instant;
 use std::vec::IntoIter;
@@ -31,7 +32,7 @@ pub use task::{Act, Beside, Brief, Task, tasks};
 
 use fetch::{Arrived, Fetches};
 
-use crate::index::{BlockHashes, Index, IndexError, SketchBytes};
+use crate::index::{BlockHashes, Index, IndexError, SharedFile, SketchBytes};
 use crate::journal::{Reasons, Recorder, Retention};
 use crate::manifest::{Permit, Stored};
 use crate::reconcile::Units;
@@ -132,6 +133,8 @@ pub struct Applier<'a> {
     unfinished: bool,
     batch: Vec<Ready>,
     batch_bytes: u64,
+    /// The batch before, until it is written and put in its place.
+    closed: Vec<Ready>,
     /// Writes what has come whole, once something has.
     stager: Option<Stager>,
     /// Flushes what is staged, once there is much; and bytes staged since it was told to.
@@ -139,7 +142,7 @@ pub struct Applier<'a> {
     unflushed: u64,
     /// The directory in which a batch is at work.
     held: HeldDir,
-    /// When the last batch was put in its place.
+    /// When the last batch was closed.
     committed: Instant,
     /// Rows that will be asked for next, by the numbers of their paths.
     ahead: Peekable<IntoIter<(usize, Option<Stored>)>>,
@@ -149,6 +152,8 @@ pub struct Applier<'a> {
     closing: Vec<Task>,
     failures: Vec<Failure>,
     notes: Vec<(RelPath, String)>,
+    /// Contents that have come, where somebody wants to hear of them.
+    come: Option<VecDeque<Come>>,
     /// Whose contents go first, where it is not 0, by the number of the path.
     priorities: HashMap<u64, i32>,
     /// What the journal was told of the batch at work.
@@ -160,6 +165,15 @@ pub struct Applier<'a> {
     kept: Vec<Keepsake>,
     /// What is left of the disk.
     room: Room,
+}
+
+/// A content that has come.
+#[derive(Debug, Clone)]
+pub struct Come {
+    /// The file that it is for.
+    pub file: SharedFile,
+    /// Its name in the stage, until it is put in its place.
+    pub staged: OsString,
 }
 
 /// The keys of a session.
@@ -225,6 +239,7 @@ impl<'a> Applier<'a> {
             unfinished: false,
             batch: Vec::new(),
             batch_bytes: 0,
+            closed: Vec::new(),
             stager: None,
             flusher: None,
             unflushed: 0,
@@ -235,6 +250,7 @@ impl<'a> Applier<'a> {
             closing: Vec::new(),
             failures: Vec::new(),
             notes: Vec::new(),
+            come: None,
             priorities: HashMap::new(),
             deeds: deeds::Batch::default(),
             dropped: Vec::new(),
@@ -322,6 +338,7 @@ impl<'a> Applier<'a> {
             && self.unconfirmed.is_empty()
             && self.refining.is_empty()
             && self.batch.is_empty()
+            && self.closed.is_empty()
     }
 
     /// The peer has said all that it had to say for now: what has arrived is put in its place.
@@ -338,6 +355,20 @@ impl<'a> Applier<'a> {
         self.drop_dropped();
         self.staging.prune_trash(&self.names.trash);
         Ok(std::mem::take(&mut self.failures))
+    }
+
+    /// Somebody wants to hear what has come.
+    pub fn list_what_comes(&mut self) {
+        self.come = Some(VecDeque::new());
+    }
+
+    /// What has come and is written, since this was asked last.
+    pub fn take_come(&mut self) -> Vec<Come> {
+        let (Some(come), stager) = (&mut self.come, &self.stager) else { return Vec::new() };
+        let is_written =
+            |come: &&Come| stager.as_ref().is_none_or(|stager| stager.is_done(&come.staged));
+        let written = come.iter().take_while(is_written).count();
+        come.drain(..written).collect()
     }
 
     /// What a person should hear of besides failures.
@@ -409,6 +440,11 @@ impl<'a> Applier<'a> {
     /// The keys of the session.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// Where contents are before they are put in their places.
+    pub fn staging(&self) -> &'a Staging {
+        self.staging
     }
 
     /// The root, for reading contents.

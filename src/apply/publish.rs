@@ -43,11 +43,35 @@ impl Applier<'_> {
 
     /// Carries out what has been received so far.
     pub(super) fn commit_batch(&mut self) -> Result<(), ApplyError> {
+        self.close_batch()?;
+        self.commit_closed()
+    }
+
+    /// No more comes to the batch that is being received. It is carried out when it is written, so
+    /// that others are received and written meanwhile; at the latest when the next one is closed.
+    pub(super) fn close_batch(&mut self) -> Result<(), ApplyError> {
+        self.commit_closed()?;
         self.batch_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.commit_all(batch)?;
+        self.closed = std::mem::take(&mut self.batch);
         self.committed = Instant::now();
         Ok(())
+    }
+
+    /// Whether a batch that has come is written, and can be put in its place: work that takes a
+    /// while.
+    pub fn has_work(&self) -> bool {
+        let Some(last) = self.closed.last() else { return false };
+        // They are written in their order, or nearly so; the rest is waited for.
+        match (&last.staged, &self.stager) {
+            (Some(staged), Some(stager)) => stager.is_done(staged.name()),
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Puts in its place what has come in a batch before the one that is coming.
+    pub fn commit_closed(&mut self) -> Result<(), ApplyError> {
+        let closed = std::mem::take(&mut self.closed);
+        self.commit_all(closed)
     }
 
     pub(super) fn commit(&mut self, batch: Vec<Ready>) -> Result<(), ApplyError> {
@@ -152,9 +176,9 @@ impl Applier<'_> {
     /// Waits until the staged files are written, and leaves out those that could not be.
     fn all_written(&mut self, batch: Vec<Ready>) -> Vec<Ready> {
         let Some(stager) = self.stager.take() else { return batch };
-        stager.wait();
         let mut kept = Vec::with_capacity(batch.len());
         for mut ready in batch {
+            ready.staged.iter().for_each(|staged| stager.wait_for(staged));
             match ready.staged.as_ref().and_then(|staged| stager.failed(staged)) {
                 None => kept.push(ready),
                 Some(error) => {

@@ -68,7 +68,10 @@ impl Applier<'_> {
     pub(super) fn plenty(&self) -> Plenty {
         let (free, keep) = self.room.look(self.staging.stage());
         let (quota, staged) = (self.room.quota(), self.room.staged());
-        let moves = !(self.asked.is_empty() && self.unproved.is_empty() && self.batch.is_empty());
+        let moves = !(self.asked.is_empty()
+            && self.unproved.is_empty()
+            && self.batch.is_empty()
+            && self.closed.is_empty());
         Plenty { free, keep, quota, staged, asked: 0, moves }
     }
 

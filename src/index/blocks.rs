@@ -57,6 +57,14 @@ pub struct SharedFile {
     pub stamp: Stamp,
 }
 
+fn shared_file(row: &rusqlite::Row<'_>) -> Result<SharedFile, IndexError> {
+    let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
+    let path = RelPath::new(path).map_err(|_| IndexError::Nonsense("a path"))?;
+    let hash = ContentHash(row.get(2)?);
+    let (size, stamp) = (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(3)? as u64);
+    Ok(SharedFile { path, size, hash, stamp: Stamp(stamp) })
+}
+
 const STORE_SETTING: &str = "store";
 const NOTE: &str = "note";
 
@@ -84,11 +92,21 @@ impl Index {
         let mut rows = statement.query([at_most.number()])?;
         let mut files = Vec::new();
         while let Some(row) = rows.next()? {
-            let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
-            let path = RelPath::new(path).map_err(|_| IndexError::Nonsense("a path"))?;
-            let hash = ContentHash(row.get(2)?);
-            let (size, stamp) = (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(3)? as u64);
-            files.push(SharedFile { path, size, hash, stamp: Stamp(stamp) });
+            files.push(shared_file(row)?);
+        }
+        Ok(files)
+    }
+
+    /// The live files whose contents are not in the store, sorted by path; whether any peer has them or
+    /// not.
+    pub fn not_in_store(&self) -> Result<Vec<SharedFile>, IndexError> {
+        let sql = "SELECT path, size, hash, stamp FROM entries
+                   WHERE kind = 2 AND size > 0 AND remembered < 2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        let mut files = Vec::new();
+        while let Some(row) = rows.next()? {
+            files.push(shared_file(row)?);
         }
         Ok(files)
     }

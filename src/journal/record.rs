@@ -5,12 +5,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use psync_protocol::message::Flow;
 use psync_protocol::{RelPath, ReplicaId};
 
 use super::open::Journal;
 use super::{Counts, Edit, JournalError, Kept, Reach, RunId, RunKind, State, What};
+
+/// From so many edits on a thread writes them.
+const MANY_EDITS: usize = 1000;
 
 /// What is known of a run when it begins.
 #[derive(Debug, Clone)]
@@ -111,6 +115,8 @@ pub struct Recorder {
 enum Access {
     Closed,
     Open(Box<Journal>),
+    /// A thread writes edits into it.
+    Busy(JoinHandle<(Box<Journal>, Result<(), JournalError>)>),
     /// It cannot be written; a note has said why.
     Off,
 }
@@ -148,6 +154,7 @@ impl Recorder {
 
     /// What a person should hear of.
     pub fn take_notes(&mut self) -> Vec<String> {
+        self.wait();
         std::mem::take(&mut self.notes)
     }
 
@@ -165,9 +172,25 @@ impl Recorder {
                 }
             };
         }
+        self.wait();
         match &mut self.access {
             Access::Open(journal) => Some(journal),
-            Access::Closed | Access::Off => None,
+            Access::Closed | Access::Busy(_) | Access::Off => None,
+        }
+    }
+
+    /// Waits until the edits are written.
+    fn wait(&mut self) {
+        if !matches!(self.access, Access::Busy(_)) {
+            return;
+        }
+        if let Access::Busy(thread) = std::mem::replace(&mut self.access, Access::Off)
+            && let Ok((journal, written)) = thread.join()
+        {
+            match written {
+                Ok(()) => self.access = Access::Open(journal),
+                Err(error) => self.notes.push(unwritten(&error)),
+            }
         }
     }
 
@@ -283,11 +306,34 @@ impl Recorder {
         self.write(|journal| journal.end(running.number, counts, (conflicts, failures), error));
     }
 
-    /// These changes were found by a scan.
-    pub fn note_edits(&mut self, edits: &[Edit]) {
-        if !edits.is_empty() {
-            self.write(|journal| journal.put_edits(edits));
+    /// These changes were found by a scan. Many are written by a thread, and whatever is to be written
+    /// next waits for it.
+    pub fn note_edits(&mut self, edits: Vec<Edit>) {
+        if edits.is_empty() {
+            return;
         }
+        if edits.len() < MANY_EDITS || self.journal().is_none() {
+            self.write(|journal| journal.put_edits(&edits));
+            return;
+        }
+        let Access::Open(mut journal) = std::mem::replace(&mut self.access, Access::Closed) else {
+            return;
+        };
+        let put = move || {
+            let written = journal.put_edits(&edits);
+            (journal, written)
+        };
+        match thread::Builder::new().name("journal".into()).spawn(put) {
+            Ok(thread) => self.access = Access::Busy(thread),
+            Err(error) => self.notes.push(format!("what has changed here is not listed: {error}")),
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // What has begun to be written is written.
+        self.wait();
     }
 }
 

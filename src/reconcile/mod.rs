@@ -35,4 +35,4 @@ pub use permitted::{Forbidden, permitted};
 pub use rulebook::{Choice, Mode, Policy, Rule, Rulebook};
 pub use tell::actions;
 pub use units::{Shapes, Unit, Units};
-pub use verify::{changes_responder, verify};
+pub use verify::{changes_responder, may_send, verify};

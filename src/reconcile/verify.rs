@@ -85,6 +85,17 @@ pub fn changes_responder(decision: &Decision) -> bool {
     }
 }
 
+/// Whether the content that stands on this side may have to go to the other one.
+pub fn may_send(decision: &Decision, from: Role) -> bool {
+    match decision.content {
+        ContentDecision::Take(side) => side == from,
+        ContentDecision::Agree | ContentDecision::Ignore | ContentDecision::Later => false,
+        ContentDecision::KeepBoth { .. }
+        | ContentDecision::MovedAway(_)
+        | ContentDecision::Arrive { .. } => true,
+    }
+}
+
 /// Nothing is deleted at a first contact.
 fn protects_files(stand: &Stand, first_contact: bool) -> Result<(), ProtocolError> {
     let (Some(theirs), Some(ours)) = (&stand.initiator, &stand.responder) else { return Ok(()) };

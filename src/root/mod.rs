@@ -21,7 +21,7 @@ pub use place::{Place, StateHome, places};
 pub use promise::{Promise, Recovered, Step, Trace};
 pub use space::{Claim, KeepFree, NoRoom, Room, Space};
 pub use stager::Stager;
-pub use staging::{Displaced, Staged, Staging};
+pub use staging::{Displaced, StageReader, Staged, Staging};
 
 use std::ffi::OsStr;
 use std::fs::File;

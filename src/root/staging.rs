@@ -68,6 +68,19 @@ impl Staged {
     }
 }
 
+/// Reads what is in the stage.
+#[derive(Debug)]
+pub struct StageReader(OwnedFd);
+
+impl StageReader {
+    /// The file with this name, to be read, with what it is.
+    pub fn open(&self, name: &OsStr) -> io::Result<(File, Stat)> {
+        let file = File::from(fs::openat(&self.0, name, STAGED_FLAGS, Mode::empty())?);
+        let stat = super::stat_of(&file)?;
+        Ok((file, stat))
+    }
+}
+
 /// What stood at a path, now in the trash under a name of its own. It never lies anywhere else in
 /// between, so that a crash leaves it where a person can find it.
 #[derive(Debug)]
@@ -174,6 +187,11 @@ impl Staging {
     /// A staged file, to be read.
     pub fn reopen(&self, staged: &Staged) -> io::Result<File> {
         Ok(File::from(fs::openat(&self.stage, &staged.name, STAGED_FLAGS, Mode::empty())?))
+    }
+
+    /// Reads what is staged from another thread.
+    pub fn reader(&self) -> io::Result<StageReader> {
+        Ok(StageReader(self.stage.try_clone()?))
     }
 
     /// A symlink in the stage.

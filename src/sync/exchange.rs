@@ -6,11 +6,11 @@ use psync_protocol::message::{
     Costs, Done, Failure, FailureKind, Intent, Problem, ProblemKind, Want, WantKind,
 };
 use psync_protocol::path::plain;
-use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Talking};
-use psync_protocol::{ContentHash, Message, Role};
+use psync_protocol::session::{Agreement, Event, Given, Heard, Listening, Next, Stand, Talking};
+use psync_protocol::{ContentHash, Decision, Message, RelPath, Role};
 
 use super::rehearsal::Rehearsal;
-use super::remember::Ahead;
+use super::remember::{Ahead, Files};
 use super::seals::Seals;
 use super::send::{Forge, Means, Out, Sending, Signed};
 use super::{OldContents, Site, SyncError};
@@ -19,7 +19,9 @@ use crate::delta::{Effort, Found};
 use crate::index::{Index, SharedFile};
 use crate::journal::Reasons;
 use crate::manifest::Permit;
+use crate::reconcile;
 use crate::report::{Report, Silent, Trouble, TroubleKind};
+use crate::root::{Root, Staging};
 use crate::scan::Survey;
 use crate::store::Store;
 use crate::transport::{Line, Rates};
@@ -32,6 +34,8 @@ const ROUND_TRIP_USUAL: f64 = 0.1;
 /// 4 Mbit/s); from the other one on (about 100 Mbit/s), hardly any.
 const SLOW: u64 = 500;
 const FAST: u64 = 12_000;
+/// More contents than this to come or to go are worth filling the store meanwhile.
+const WORTH_FILLING: usize = 255;
 
 /// What both ends said in the end.
 #[derive(Debug)]
@@ -75,7 +79,10 @@ pub(super) struct Worker<'a> {
     has_sent: bool,
     /// The files that were sent in the latest flight with contents, until they are being packed.
     sent: Vec<SharedFile>,
+    /// What packs them.
     ahead: Option<Ahead>,
+    /// Where what comes is told to who fills the store meanwhile.
+    filling: Option<Files>,
     /// Old contents that turned out to be damaged.
     damaged: HashSet<ContentHash>,
     /// What the peer wants in the next flight.
@@ -101,7 +108,11 @@ impl<'a> Worker<'a> {
         reasons: Reasons,
         report: &'a dyn Report,
     ) -> Result<Worker<'a>, SyncError> {
-        let store = open_store(&mut site.old, &mut site.index, agreement, role, report)?;
+        let (free, keep) = site.disk();
+        let may_fill = intent == Intent::CarryOut && free >= keep;
+        let Site { old, index, root, staging, .. } = site;
+        let ground = (&*root, &*staging);
+        let (store, filling) = old_contents(old, ground, index, agreement, role, may_fill, report)?;
         let tools = Tools {
             root: &site.root,
             staging: &site.staging,
@@ -114,6 +125,9 @@ impl<'a> Worker<'a> {
         let mut applier = Applier::new(tools, role, agreement, keys, names);
         applier.keep_together(site.units.clone());
         applier.keep_within(site.space);
+        if filling.is_some() {
+            applier.list_what_comes();
+        }
         Ok(Worker {
             applier,
             agreement,
@@ -128,6 +142,7 @@ impl<'a> Worker<'a> {
             has_sent: false,
             sent: Vec::new(),
             ahead: None,
+            filling,
             damaged: HashSet::new(),
             wanted: Vec::new(),
             ours: None,
@@ -212,10 +227,21 @@ impl<'a> Worker<'a> {
     /// While the other end is at work on what was sent, that is packed for the store.
     fn pack_ahead(&mut self) {
         let sent = std::mem::take(&mut self.sent);
-        let is_first = self.ahead.is_none() && self.rehearsal.is_none();
-        if let Some(store) = self.store.as_ref().filter(|_| is_first && !sent.is_empty()) {
-            let largest = store.rules().largest_file;
-            self.ahead = Ahead::start(self.applier.root(), sent, largest);
+        if sent.is_empty() || self.rehearsal.is_some() {
+            return;
+        }
+        if let Some(filling) = &self.filling {
+            filling.add(sent);
+        } else if let Some(store) = self.store.as_ref().filter(|_| self.ahead.is_none()) {
+            let (root, staging) = (self.applier.root(), self.applier.staging());
+            self.ahead = Ahead::pack(root, staging, store.rules().largest_file);
+            self.ahead.iter().for_each(|ahead| ahead.files().add(sent.iter().cloned()));
+        }
+    }
+
+    fn fill_with_what_came(&mut self) {
+        if let Some(filling) = &self.filling {
+            filling.add(self.applier.take_come());
         }
     }
 
@@ -285,6 +311,10 @@ impl<'a> Worker<'a> {
                 After::Listen(more) => listening = more,
                 other => return Ok(other),
             }
+            self.fill_with_what_came();
+            if self.applier.has_work() {
+                line.while_working(|| self.applier.commit_closed())?;
+            }
         }
     }
 
@@ -296,6 +326,7 @@ impl<'a> Worker<'a> {
             }
             Heard::Turn(talking) => {
                 self.applier.flight_is_over()?;
+                self.fill_with_what_came();
                 Ok(After::Talk(talking))
             }
             Heard::Closed => Ok(After::Closed),
@@ -422,22 +453,37 @@ fn bytes_of_a_round_trip(rates: &Rates) -> u64 {
     rates.sending.map_or(ROUND_TRIP_UNKNOWN, |rate| ((rate * 1024) as f64 * seconds) as u64)
 }
 
-/// The store, if this end may have to send a file against its old content. What is wrong with it
-/// is told: here at the end that a person started, else in that one's next run.
-fn open_store<'a>(
+/// The store, if this end may have to send a file against its old content; else where much is to come or to
+/// go, what a thread that fills it meanwhile takes. What is wrong with it is told: here at the end that a
+/// person started, else in that one's next run.
+fn old_contents<'a>(
     old: &'a mut OldContents,
+    ground: (&Root, &Staging),
     index: &mut Index,
     agreement: &Agreement,
     role: Role,
+    may_fill: bool,
     report: &dyn Report,
-) -> Result<Option<&'a mut Store>, SyncError> {
-    let stands = agreement.paths.iter();
-    let needed = stands.filter_map(|stand| stand.of(role)).any(|row| row.base.is_some());
-    if !needed {
-        return Ok(None);
-    }
+) -> Result<(Option<&'a mut Store>, Option<Files>), SyncError> {
     let mut notes = Vec::new();
-    let store = old.open(index, &mut notes);
+    let is_read = each_decision(agreement).any(|(stand, decision)| {
+        reconcile::may_send(decision, role) && stand.of(role).is_some_and(|row| row.base.is_some())
+    });
+    let crossing = || {
+        let crosses = |(_, decision): &(_, &Decision)| {
+            reconcile::may_send(decision, role) || reconcile::may_send(decision, role.other())
+        };
+        each_decision(agreement).filter(crosses).nth(WORTH_FILLING).is_some()
+    };
+    let (mut store, mut filling) = (None, None);
+    if is_read {
+        store = old.open(index, &mut notes);
+    } else if may_fill && old.is_on() && crossing() {
+        filling = old.fill_ahead(ground, index, &mut notes);
+        if let Some(filling) = filling.as_ref().filter(|_| !index.has_shared().unwrap_or(true)) {
+            filling.add(both_have(index, agreement, role)?);
+        }
+    }
     for note in notes {
         match role {
             Role::Initiator => {
@@ -447,7 +493,27 @@ fn open_store<'a>(
             Role::Responder => index.leave_note(&note.text)?,
         }
     }
-    Ok(store)
+    Ok((store, filling))
+}
+
+/// Where nothing has been agreed with anybody before: the files that the other end has, too, or will have,
+/// whatever is in them.
+fn both_have(
+    index: &Index,
+    agreement: &Agreement,
+    role: Role,
+) -> Result<Vec<SharedFile>, SyncError> {
+    let stays = |path: &RelPath| {
+        let at = agreement.paths.find(path);
+        at.is_none_or(|at| !reconcile::may_send(&agreement.decisions[at], role.other()))
+    };
+    let mut files = index.not_in_store()?;
+    files.retain(|file| stays(&file.path));
+    Ok(files)
+}
+
+fn each_decision(agreement: &Agreement) -> impl Iterator<Item = (&Stand, &Decision)> {
+    agreement.paths.iter().zip(&agreement.decisions)
 }
 
 /// How much work patches are worth on a line, by what is known of the way from here.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use psync_protocol::message::Problem;
 use psync_protocol::message::ProblemKind;
 
-use super::remember::Ahead;
+use super::remember::{Ahead, Done, Files, Put};
 use super::{Keeping, SyncError};
 use crate::identity::ReplicaKey;
 use crate::index::{Index, Lock, OpenError, SetAside};
@@ -218,10 +218,15 @@ impl Site {
         self.old.open(&mut self.index, &mut self.notes)
     }
 
+    /// What is free on its disk, in bytes, and what has to stay so.
+    pub(super) fn disk(&self) -> (u64, u64) {
+        Room::new(self.space).look(self.staging.stage())
+    }
+
     /// Old contents are not worth filling a disk with: where less is free than has to be, none are
     /// kept now.
     pub(super) fn spare_the_disk(&mut self) {
-        let (free, keep) = Room::new(self.space).look(self.staging.stage());
+        let (free, keep) = self.disk();
         if free < keep && self.old.is_on() {
             self.old.state = StoreState::Off;
             let text = format!(
@@ -300,6 +305,8 @@ pub struct OldContents {
     dir: PathBuf,
     config: StoreConfig,
     state: StoreState,
+    /// What was put into it ahead, which the index does not know yet.
+    put: Put,
 }
 
 #[derive(Debug)]
@@ -308,12 +315,14 @@ enum StoreState {
     Off,
     Closed,
     Open(Box<Store>),
+    /// A thread has it, and fills it.
+    Filling(Ahead),
 }
 
 impl OldContents {
     fn new(dir: PathBuf, config: StoreConfig) -> OldContents {
         let state = if config.enabled { StoreState::Closed } else { StoreState::Off };
-        OldContents { dir, config, state }
+        OldContents { dir, config, state, put: Put::new() }
     }
 
     /// Whether the store is to be used, and nothing has been found to be wrong with it.
@@ -327,8 +336,17 @@ impl OldContents {
     }
 
     /// The store, opened now if it was not yet. Where that fails a note says so, and it is not
-    /// tried again.
+    /// tried again. From who fills it it is taken away.
     pub fn open(&mut self, index: &mut Index, notes: &mut Vec<Problem>) -> Option<&mut Store> {
+        if let StoreState::Filling(_) = self.state
+            && let StoreState::Filling(ahead) =
+                std::mem::replace(&mut self.state, StoreState::Closed)
+        {
+            let Done { store, put, .. } = ahead.finish();
+            self.put.extend(put);
+            self.state =
+                store.map_or(StoreState::Closed, |store| StoreState::Open(Box::new(store)));
+        }
         if matches!(self.state, StoreState::Closed) {
             self.state = match self.try_open(index, notes) {
                 Ok(store) => StoreState::Open(Box::new(store)),
@@ -340,8 +358,31 @@ impl OldContents {
         }
         match &mut self.state {
             StoreState::Open(store) => Some(store),
-            StoreState::Off | StoreState::Closed => None,
+            StoreState::Off | StoreState::Closed | StoreState::Filling(_) => None,
         }
+    }
+
+    /// Lets a thread fill the store until somebody needs it, with files that are told to it. None where
+    /// the store cannot be used.
+    pub(super) fn fill_ahead(
+        &mut self,
+        (root, staging): (&Root, &Staging),
+        index: &mut Index,
+        notes: &mut Vec<Problem>,
+    ) -> Option<Files> {
+        self.open(index, notes)?;
+        let StoreState::Open(store) = std::mem::replace(&mut self.state, StoreState::Closed) else {
+            return None;
+        };
+        let ahead = Ahead::fill(root, staging, *store)?;
+        let files = ahead.files();
+        self.state = StoreState::Filling(ahead);
+        Some(files)
+    }
+
+    /// What was put into the store ahead.
+    pub(super) fn take_put(&mut self) -> Put {
+        std::mem::take(&mut self.put)
     }
 
     fn try_open(&self, index: &mut Index, notes: &mut Vec<Problem>) -> Result<Store, String> {

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::READ_STEP;
 
 /// Bytes that are taken in at most before somebody asks for them.
-const AHEAD_MAX: usize = 8 << 20;
+const AHEAD_MAX: usize = 16 << 20;
 
 /// Bytes that have come, and when.
 #[derive(Debug)]

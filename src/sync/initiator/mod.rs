@@ -286,8 +286,8 @@ impl Initiator<'_> {
 
     fn record(&mut self, found: Findings) -> Result<Survey, SyncError> {
         let recorded = found.record(&mut self.site.index);
-        let survey = recorded.map_err(|error| self.scan_failed(error))?;
-        self.site.journal.note_edits(&survey.edits);
+        let mut survey = recorded.map_err(|error| self.scan_failed(error))?;
+        self.site.journal.note_edits(std::mem::take(&mut survey.edits));
         Ok(survey)
     }
 

@@ -1,18 +1,24 @@
-//! Contents that are packed for the store while this end waits for the other: what it has sent is
-//! most likely agreed when the session ends, and then it need only be put there.
+//! Contents that go into the store while the session goes on: an end often waits, for the line, for the
+//! other end, or for its disk, and what is agreed already has to go there anyway.
+//!
+//! Where nobody needs the store in the session a thread has it meanwhile, and puts into it what both ends
+//! have, and what comes. Where old contents are read from it, what this end has sent is packed only, and
+//! put there afterwards.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use psync_protocol::ContentHash;
 
 use super::read::{FileReader, Found};
+use crate::apply::Come;
 use crate::delta::Sketch;
-use crate::index::SharedFile;
-use crate::root::Root;
-use crate::store::{Packed, Packer};
+use crate::index::{SharedFile, SketchBytes};
+use crate::root::{Root, StageReader, Staging};
+use crate::store::{Kept, Packed, Packer, Store};
 
 /// Bytes of packed contents that are held until they are put into the store.
 const HELD_MAX: u64 = 64 << 20;
@@ -20,71 +26,326 @@ const HELD_MAX: u64 = 64 << 20;
 /// A content that is ready for the store, with its sketch if it has one.
 pub(super) type Ready = (Packed, Option<Sketch>);
 
-/// Files that a thread of its own packs, one after the other, until it is told to end. Nothing is
-/// written, so that nobody who waits for the disk meanwhile waits for this.
+/// Contents that are in the store, with their sketches as far as they have any.
+pub(in crate::sync) type Put = HashMap<ContentHash, Option<SketchBytes>>;
+
+/// What has been done ahead.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Done {
+    /// The store, if the thread had it and it did not fail.
+    pub(in crate::sync) store: Option<Store>,
+    /// What was put into it.
+    pub(in crate::sync) put: Put,
+    /// What is packed for it.
+    pub(super) ready: HashMap<ContentHash, Ready>,
+}
+
+/// A thread that takes files, one after the other, until it is told to end.
 #[derive(Debug)]
 pub(in crate::sync) struct Ahead {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<HashMap<ContentHash, Ready>>>,
+    files: Files,
+    thread: Option<JoinHandle<Done>>,
+}
+
+/// A file that is to be taken, with its name in the stage if it may still be there.
+#[derive(Debug)]
+pub(in crate::sync) struct Item {
+    file: SharedFile,
+    staged: Option<OsString>,
+}
+
+impl From<SharedFile> for Item {
+    fn from(file: SharedFile) -> Item {
+        Item { file, staged: None }
+    }
+}
+
+impl From<Come> for Item {
+    fn from(Come { file, staged }: Come) -> Item {
+        Item { file, staged: Some(staged) }
+    }
+}
+
+/// What files are read with.
+struct Reader<'a> {
+    files: FileReader<'a>,
+    stage: StageReader,
+    packer: Packer,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    /// A content, packed, with its sketch. None where it cannot be had now, or is too long for this.
+    fn pack(&mut self, item: &Item) -> Option<Ready> {
+        let Item { file, staged } = item;
+        // What is in the stage no more stands in its place.
+        let staged = staged.as_ref().and_then(|name| self.stage.open(name).ok());
+        let opened = match staged {
+            Some(opened) => opened,
+            None => self.files.root.open_file(&file.path).ok()?,
+        };
+        let (packer, buffer) = (&mut self.packer, &mut self.buffer);
+        match self.files.read_opened(file, opened, Some(packer), buffer).ok()? {
+            (Found::Packed(packed), sketch) => Some((packed, sketch)),
+            (Found::Large(_) | Found::Blocks(_) | Found::Gone, _) => None,
+        }
+    }
+}
+
+/// The files that are to be taken; more may be added.
+#[derive(Debug, Clone, Default)]
+pub(in crate::sync) struct Files(Arc<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: VecDeque<Item>,
+    is_over: bool,
+}
+
+impl Files {
+    /// Adds files, which are taken after those that are there.
+    pub(in crate::sync) fn add<I: Into<Item>>(&self, files: impl IntoIterator<Item = I>) {
+        self.lock().files.extend(files.into_iter().map(I::into));
+        self.0.more.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked left nothing half done here.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.lock().is_over = true;
+        self.0.more.notify_one();
+    }
+
+    /// The next file, once there is one; none when all is over.
+    fn next(&self) -> Option<Item> {
+        let mut state = self.lock();
+        loop {
+            match state.files.pop_front() {
+                _ if state.is_over => return None,
+                None => state = self.0.more.wait(state).unwrap_or_else(PoisonError::into_inner),
+                file => return file,
+            }
+        }
+    }
 }
 
 impl Ahead {
-    /// Starts to pack these files, as far as they are no larger than the largest of which the store
+    /// Starts to put files into the store, as far as they are no larger than the largest of which it
     /// keeps a copy. None where the system refuses.
-    pub(in crate::sync) fn start(
-        root: &Root,
-        files: Vec<SharedFile>,
-        largest: u64,
-    ) -> Option<Ahead> {
-        let root = root.try_clone().ok()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let work = move || pack(&root, &files, largest, &stopped);
-        let thread = thread::Builder::new().name("remember".into()).spawn(work).ok()?;
-        Some(Ahead { stop, thread: Some(thread) })
+    pub(in crate::sync) fn fill(root: &Root, staging: &Staging, store: Store) -> Option<Ahead> {
+        let largest = store.rules().largest_file;
+        Ahead::start(root, staging, largest, move |reader, files| fill(reader, files, store))
     }
 
-    /// What is ready so far.
-    pub(super) fn finish(mut self) -> HashMap<ContentHash, Ready> {
-        self.stop.store(true, Ordering::Relaxed);
-        // What a thread that failed has not packed is packed in the usual way.
+    /// Starts to pack files for a store whose largest file this is, in bytes.
+    pub(in crate::sync) fn pack(root: &Root, staging: &Staging, largest: u64) -> Option<Ahead> {
+        Ahead::start(root, staging, largest, pack)
+    }
+
+    fn start(
+        root: &Root,
+        staging: &Staging,
+        largest: u64,
+        work: impl FnOnce(Reader<'_>, &Files) -> Done + Send + 'static,
+    ) -> Option<Ahead> {
+        let (root, stage) = (root.try_clone().ok()?, staging.reader().ok()?);
+        let packer = Packer::new().ok()?;
+        let files = Files::default();
+        let taken = files.clone();
+        let work = move || {
+            let files = FileReader {
+                root: &root,
+                files: &[],
+                next: AtomicUsize::new(0),
+                packs: AtomicBool::new(true),
+                snapshots: AtomicBool::new(true),
+                largest,
+            };
+            work(Reader { files, stage, packer, buffer: Vec::new() }, &taken)
+        };
+        let thread = thread::Builder::new().name("remember".into()).spawn(work).ok()?;
+        Some(Ahead { files, thread: Some(thread) })
+    }
+
+    /// Where files are added.
+    pub(in crate::sync) fn files(&self) -> Files {
+        self.files.clone()
+    }
+
+    /// Ends it. What is done so far.
+    pub(in crate::sync) fn finish(mut self) -> Done {
+        self.files.end();
+        // What a thread that failed has not done is done in the usual way.
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.files.end();
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn pack(
-    root: &Root,
-    files: &[SharedFile],
-    largest: u64,
-    stopped: &AtomicBool,
-) -> HashMap<ContentHash, Ready> {
-    let reader = FileReader {
-        root,
-        files,
-        next: AtomicUsize::new(0),
-        packs: AtomicBool::new(true),
-        snapshots: AtomicBool::new(true),
-        largest,
-    };
-    let (mut ready, mut held, mut buffer) = (HashMap::new(), 0, Vec::new());
-    let Ok(mut packer) = Packer::new() else { return ready };
-    for file in files {
-        if stopped.load(Ordering::Relaxed) || held >= HELD_MAX {
-            break;
+/// Puts files into the store until it is full, or fails: then it is opened anew, and who does that sees
+/// what is wrong with it.
+fn fill(mut reader: Reader<'_>, files: &Files, mut store: Store) -> Done {
+    let mut put = Put::new();
+    let any_held = !store.is_empty().unwrap_or(false);
+    while let Some(item) = files.next() {
+        let hash = item.file.hash;
+        if put.contains_key(&hash) || any_held && store.holds(&hash).unwrap_or(false) {
+            continue;
         }
-        if let Ok((Found::Packed(packed), sketch)) =
-            reader.read_one(file, Some(&mut packer), &mut buffer)
-        {
-            held += packed.stored_bytes();
-            ready.insert(file.hash, (packed, sketch));
+        let Some((packed, sketch)) = reader.pack(&item) else { continue };
+        match store.put(&packed) {
+            Ok(Kept::Held) => {
+                put.insert(hash, sketch.map(Sketch::to_bytes));
+            }
+            Ok(Kept::Different | Kept::NoRoom) => break,
+            Err(_) => return Done::default(),
         }
     }
-    ready
+    Done { store: Some(store), put, ready: HashMap::new() }
+}
+
+/// Packs files. Nothing is written, so that nobody who waits for the disk meanwhile waits for this.
+fn pack(mut reader: Reader<'_>, files: &Files) -> Done {
+    let (mut ready, mut held) = (HashMap::new(), 0);
+    while held < HELD_MAX
+        && let Some(item) = files.next()
+    {
+        if let Some(made) = reader.pack(&item) {
+            held += made.0.stored_bytes();
+            ready.insert(item.file.hash, made);
+        }
+    }
+    Done { ready, ..Done::default() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use psync_protocol::RelPath;
+
+    use super::*;
+    use crate::manifest::Stamp;
+    use crate::root::Stager;
+    use crate::store::Rules;
+
+    /// A root, gone when the test ends.
+    struct Ground {
+        folder: PathBuf,
+        root: Root,
+        staging: Staging,
+    }
+
+    impl Ground {
+        fn new(name: &str) -> Ground {
+            let folder = std::env::temp_dir().join(format!("psync-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let root = Root::open(&folder).unwrap();
+            let staging = Staging::open(&root).unwrap().0;
+            Ground { folder, root, staging }
+        }
+
+        fn store(&self, budget: u64) -> Store {
+            let rules = Rules { budget, largest_file: 1 << 20 };
+            Store::open(&self.folder.join(".psync/store"), rules).unwrap().0
+        }
+
+        fn file(&self, name: &str, content: &str) -> SharedFile {
+            std::fs::write(self.folder.join(name), content).unwrap();
+            expected(name, content)
+        }
+    }
+
+    impl Drop for Ground {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    fn expected(name: &str, content: &str) -> SharedFile {
+        SharedFile {
+            path: RelPath::new(name.as_bytes()).unwrap(),
+            size: content.len() as u64,
+            hash: ContentHash::of_bytes(content.as_bytes()),
+            stamp: Stamp::UNKNOWN,
+        }
+    }
+
+    fn wait_until_taken(files: &Files) {
+        let since = Instant::now();
+        while !files.lock().files.is_empty() {
+            assert!(since.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn what_both_have_and_what_comes_is_put_into_the_store_and_nothing_else() {
+        let ground = Ground::new("ahead");
+        let ahead = Ahead::fill(&ground.root, &ground.staging, ground.store(1 << 30)).unwrap();
+        let files = ahead.files();
+        let here = ground.file("here", "both have this");
+        let edited = ground.file("edited", "it was this once");
+        std::fs::write(ground.folder.join("edited"), "it is that now...").unwrap();
+        let gone = expected("gone", "nobody has this");
+        files.add([here.clone(), edited.clone(), gone.clone()]);
+        let stager = Stager::start(&ground.staging).unwrap();
+        let staged = stager.put(&ground.staging, b"this has come".to_vec(), None);
+        stager.wait();
+        let come = expected("not-in-its-place-yet", "this has come");
+        // Of one the name in the stage is gone, as it stands in its place.
+        let placed = Come { file: ground.file("placed", "and this"), staged: "ffffffff".into() };
+        let placed_hash = placed.file.hash;
+        files.add([Come { file: come.clone(), staged: staged.name().into() }, placed]);
+        wait_until_taken(&files);
+        let Done { store, put, ready } = ahead.finish();
+        let store = store.unwrap();
+        let held = [here.hash, come.hash, placed_hash];
+        assert!(held.iter().all(|hash| store.holds(hash).unwrap() && put.contains_key(hash)));
+        assert!(![edited.hash, gone.hash].iter().any(|hash| store.holds(hash).unwrap()));
+        assert_eq!((put.len(), ready.len()), (3, 0));
+    }
+
+    #[test]
+    fn a_store_without_room_is_given_back_as_it_is() {
+        let ground = Ground::new("ahead-full");
+        let ahead = Ahead::fill(&ground.root, &ground.staging, ground.store(0)).unwrap();
+        ahead.files().add([ground.file("one", "some text"), ground.file("two", "more text")]);
+        let since = Instant::now();
+        while !ahead.thread.as_ref().unwrap().is_finished() {
+            assert!(since.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(1));
+        }
+        let Done { store, put, .. } = ahead.finish();
+        assert!(put.is_empty() && store.unwrap().is_empty().unwrap());
+    }
+
+    #[test]
+    fn what_was_sent_is_packed_and_nothing_is_written() {
+        let ground = Ground::new("ahead-packed");
+        let ahead = Ahead::pack(&ground.root, &ground.staging, 1 << 20).unwrap();
+        let sent = ground.file("sent", "this was sent");
+        let files = ahead.files();
+        files.add([sent.clone()]);
+        wait_until_taken(&files);
+        let Done { store, put, ready } = ahead.finish();
+        assert!(store.is_none() && put.is_empty());
+        assert_eq!(ready[&sent.hash].0.hash, sent.hash);
+    }
 }

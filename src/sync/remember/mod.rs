@@ -15,8 +15,8 @@ use psync_protocol::ContentHash;
 use psync_protocol::Role;
 use psync_protocol::message::Problem;
 
-pub(super) use ahead::Ahead;
 use ahead::Ready;
+pub(super) use ahead::{Ahead, Done, Files, Put};
 use read::{Blocks, FileReader, Found, block_hashes, threads};
 
 use super::site::note;
@@ -77,7 +77,7 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     }
     site.spare_the_disk();
     site.store();
-    let ready = site.ahead.take().map(Ahead::finish).unwrap_or_default();
+    let ready = site.ahead.take().map(|ahead| ahead.finish().ready).unwrap_or_default();
     let files = site.index.to_remember(at_most)?;
     let mut blocks_changed = again;
     let left_out = fill(site, files, ready, report, &mut blocks_changed)?;
@@ -116,8 +116,10 @@ fn fill(
         // Not all of it will fit: as many files as can be.
         files.sort_by_key(|file| file.size);
     }
+    let put = old.take_put();
     let mut filler = Filler::new(index, old, notes);
-    let (mut made, mut files) = (Vec::new(), filler.without_known(files)?);
+    filler.sketches = put.iter().filter_map(|(hash, sketch)| Some((*hash, (*sketch)?))).collect();
+    let (mut made, mut files) = (Vec::new(), filler.without_known(files, &put)?);
     if filler.store().is_some() && !ready.is_empty() {
         files.retain(|file| {
             let ready = ready.remove(&file.hash).map(|ready| made.push((file.clone(), ready)));
@@ -244,12 +246,17 @@ impl<'a> Filler<'a> {
     }
 
     /// Leaves out what is known already, or has nothing to be known.
-    fn without_known(&mut self, files: Vec<SharedFile>) -> Result<Vec<SharedFile>, IndexError> {
+    fn without_known(
+        &mut self,
+        files: Vec<SharedFile>,
+        put: &Put,
+    ) -> Result<Vec<SharedFile>, IndexError> {
         let mut unknown = Vec::with_capacity(files.len());
         let any_blocks = self.index.has_any_blocks()?;
         let any_held = self.store().is_some_and(|store| !store.is_empty().unwrap_or(false));
         for file in files {
             let held = match self.store() {
+                Some(_) if put.contains_key(&file.hash) => Ok(true),
                 Some(store) if any_held => store.holds(&file.hash),
                 Some(_) | None => Ok(false),
             };

@@ -12,7 +12,7 @@ use psync_protocol::ContentHash;
 use crate::delta::{PATCH_MAX, Params, SignatureBuilder, Sketch, Sketcher};
 use crate::index::{BlockHashes, SharedFile};
 use crate::manifest::Stamp;
-use crate::root::{self, Root};
+use crate::root::{self, Root, Stat};
 use crate::store::{Packed, Packer};
 use crate::sync::random;
 
@@ -94,8 +94,19 @@ impl FileReader<'_> {
         packer: Option<&mut Packer>,
         buffer: &mut Vec<u8>,
     ) -> io::Result<(Found, Option<Sketch>)> {
+        self.read_opened(file, self.root.open_file(&file.path)?, packer, buffer)
+    }
+
+    /// The same of a file that is open.
+    pub(super) fn read_opened(
+        &self,
+        file: &SharedFile,
+        opened: (File, Stat),
+        packer: Option<&mut Packer>,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<(Found, Option<Sketch>)> {
         let mut sketcher = is_sketched(file).then(Sketcher::default);
-        let found = self.read(file, packer, buffer, &mut sketcher)?;
+        let found = self.read(file, opened, packer, buffer, &mut sketcher)?;
         let sketch = sketcher.map(Sketcher::finish).filter(|_| match &found {
             Found::Packed(_) | Found::Blocks(_) | Found::Large(_) => true,
             // It has not been read.
@@ -107,11 +118,11 @@ impl FileReader<'_> {
     fn read(
         &self,
         file: &SharedFile,
+        (mut open, stat): (File, Stat),
         packer: Option<&mut Packer>,
         buffer: &mut Vec<u8>,
         sketcher: &mut Option<Sketcher>,
     ) -> io::Result<Found> {
-        let (mut open, stat) = self.root.open_file(&file.path)?;
         if stat.size != file.size {
             return Ok(Found::Gone);
         }

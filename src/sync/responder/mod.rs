@@ -149,10 +149,10 @@ fn serve_root(
     if site.index.replica() == hello.replica {
         return Err(SyncError::Clone);
     }
-    let survey =
+    let mut survey =
         scan::scan(&site.root, &mut site.index, rules, accepts_empty(&hello, permit), report)
             .map_err(|error| SyncError::Scan { path: path.to_path_buf(), error })?;
-    site.journal.note_edits(&survey.edits);
+    site.journal.note_edits(std::mem::take(&mut survey.edits));
     let mut nonce = [0; 16];
     random(&mut nonce);
     let features = super::features_of(site.folding);
