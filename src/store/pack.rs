@@ -87,10 +87,8 @@ impl Packer {
         // A file that has grown is another content: no need to read to its new end.
         let mut reader = reader.take(size.saturating_add(1));
         loop {
-            self.raw.clear();
             let wanted = CHUNK.min(usize::try_from(size + 1 - total).unwrap_or(CHUNK));
-            self.raw.reserve(wanted);
-            reader.by_ref().take(CHUNK as u64).read_to_end(&mut self.raw).map_err(Unread)?;
+            self.read(&mut reader, wanted).map_err(Unread)?;
             if self.raw.is_empty() {
                 return Ok(Some(total));
             }
@@ -105,7 +103,26 @@ impl Packer {
             if !each(if shorter { &self.frame } else { &self.raw })? {
                 return Ok(None);
             }
+            if self.raw.len() < wanted {
+                return Ok(Some(total));
+            }
         }
+    }
+
+    /// Reads so many bytes, or to the end, in as few steps as that takes.
+    fn read(&mut self, reader: &mut impl Read, wanted: usize) -> io::Result<()> {
+        self.raw.resize(wanted, 0);
+        let mut filled = 0;
+        while filled < wanted {
+            match reader.read(&mut self.raw[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.raw.truncate(filled);
+        Ok(())
     }
 }
 

@@ -478,12 +478,21 @@ fn old_contents<'a>(
     let (mut store, mut filling) = (None, None);
     if is_read {
         store = old.open(index, &mut notes);
-    } else if may_fill && old.is_on() && crossing() {
+    } else if may_fill && (old.is_filling() || old.is_on() && crossing()) {
         filling = old.fill_ahead(ground, index, &mut notes);
-        if let Some(filling) = filling.as_ref().filter(|_| !index.has_shared().unwrap_or(true)) {
-            filling.add(both_have(index, agreement, role)?);
-        }
+        filling.iter().for_each(|filling| filling.keep_if(|path| stays(agreement, role, path)));
     }
+    tell_of_store(notes, role, index, report)?;
+    Ok((store, filling))
+}
+
+/// What is wrong with the store is told to the person who is at this end, or to whoever starts the next run.
+fn tell_of_store(
+    notes: Vec<Problem>,
+    role: Role,
+    index: &mut Index,
+    report: &dyn Report,
+) -> Result<(), SyncError> {
     for note in notes {
         match role {
             Role::Initiator => {
@@ -493,23 +502,36 @@ fn old_contents<'a>(
             Role::Responder => index.leave_note(&note.text)?,
         }
     }
-    Ok((store, filling))
+    Ok(())
 }
 
-/// Where nothing has been agreed with anybody before: the files that the other end has, too, or will have,
-/// whatever is in them.
-fn both_have(
-    index: &Index,
-    agreement: &Agreement,
+/// Where nobody has anything of this root yet, most of its files will be agreed: from now on a thread puts
+/// them into the store, until somebody needs it.
+pub(super) fn fill_with_tree(
+    site: &mut Site,
     role: Role,
-) -> Result<Vec<SharedFile>, SyncError> {
-    let stays = |path: &RelPath| {
-        let at = agreement.paths.find(path);
-        at.is_none_or(|at| !reconcile::may_send(&agreement.decisions[at], role.other()))
-    };
-    let mut files = index.not_in_store()?;
-    files.retain(|file| stays(&file.path));
-    Ok(files)
+    report: &dyn Report,
+) -> Result<(), SyncError> {
+    let (free, keep) = site.disk();
+    if free < keep || !site.old.is_on() || site.index.has_shared()? {
+        return Ok(());
+    }
+    let files = site.index.not_in_store()?;
+    if files.len() <= WORTH_FILLING {
+        return Ok(());
+    }
+    let mut notes = Vec::new();
+    let Site { old, index, root, staging, .. } = site;
+    if let Some(filling) = old.fill_ahead((&*root, &*staging), index, &mut notes) {
+        filling.add(files);
+    }
+    tell_of_store(notes, role, index, report)
+}
+
+/// Whether what stands at a path stays there, as far as the plan says.
+fn stays(agreement: &Agreement, role: Role, path: &RelPath) -> bool {
+    let at = agreement.paths.find(path);
+    at.is_none_or(|at| !reconcile::may_send(&agreement.decisions[at], role.other()))
 }
 
 fn each_decision(agreement: &Agreement) -> impl Iterator<Item = (&Stand, &Decision)> {

@@ -330,6 +330,11 @@ impl OldContents {
         !matches!(self.state, StoreState::Off)
     }
 
+    /// Whether a thread fills it.
+    pub(super) fn is_filling(&self) -> bool {
+        matches!(self.state, StoreState::Filling(_))
+    }
+
     /// The setting that the store is filled by, in words that change with it.
     pub fn setting(&self) -> String {
         format!("{:?} {}", self.config.budget, self.config.largest_file)
@@ -370,6 +375,9 @@ impl OldContents {
         index: &mut Index,
         notes: &mut Vec<Problem>,
     ) -> Option<Files> {
+        if let StoreState::Filling(ahead) = &self.state {
+            return Some(ahead.files());
+        }
         self.open(index, notes)?;
         let StoreState::Open(store) = std::mem::replace(&mut self.state, StoreState::Closed) else {
             return None;

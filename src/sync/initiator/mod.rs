@@ -207,6 +207,9 @@ impl Initiator<'_> {
         self.send_all(messages)?;
         // Written while the other end is at work on what was stated.
         let survey = self.record(found)?;
+        if since.is_none() && self.request.intent == Intent::CarryOut {
+            exchange::fill_with_tree(self.site, Role::Initiator, self.report)?;
+        }
         let deciding = self.hear_answer(awaiting)?;
         self.guard_doubted(deciding.answer.statement.sequence)?;
         let (deciding, relation) = self.restate_if_asked(deciding, &survey)?;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use psync_protocol::ContentHash;
+use psync_protocol::{ContentHash, RelPath};
 
 use super::read::{FileReader, Found};
 use crate::apply::Come;
@@ -113,6 +113,11 @@ impl Files {
     pub(in crate::sync) fn add<I: Into<Item>>(&self, files: impl IntoIterator<Item = I>) {
         self.lock().files.extend(files.into_iter().map(I::into));
         self.0.more.notify_one();
+    }
+
+    /// Leaves out those that stand elsewhere.
+    pub(in crate::sync) fn keep_if(&self, mut stays: impl FnMut(&RelPath) -> bool) {
+        self.lock().files.retain(|item| stays(&item.file.path));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -237,8 +242,6 @@ fn pack(mut reader: Reader<'_>, files: &Files) -> Done {
 mod tests {
     use std::path::PathBuf;
     use std::time::{Duration, Instant};
-
-    use psync_protocol::RelPath;
 
     use super::*;
     use crate::manifest::Stamp;

@@ -252,6 +252,9 @@ impl Responder<'_> {
                 Relation { first_contact }
             }
         };
+        if relation.first_contact && self.hello.intent == Intent::CarryOut {
+            exchange::fill_with_tree(self.site, Role::Responder, self.report)?;
+        }
         loop {
             let Some(message) = self.line.receive_or_end("waiting for the plan")? else {
                 if waiting.may_end() {
