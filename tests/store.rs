@@ -67,6 +67,58 @@ fn what_was_agreed_is_held_at_both_ends() {
     }
 }
 
+/// Files of all kinds, more than it takes for the store to be filled while they are sent.
+fn grow_many(root: &Path) {
+    for number in 0..400u64 {
+        let text = format!("file {number} says this, ").repeat(number as usize % 60 + 1);
+        write_file(root.join(format!("d{}/text {number}", number % 7)), text);
+    }
+    write_file(root.join("noise"), noise(5, 200_000));
+    write_file(root.join("nothing in it"), "");
+    write_file(
+        root.join("as long as a chunk"),
+        "all the same ".repeat(1 << 17).get(..1 << 20).unwrap(),
+    );
+    write_file(root.join("longer"), "all the same, and more ".repeat(1 << 17));
+}
+
+#[test]
+fn a_first_copy_of_many_files_leaves_them_sound_in_both_stores_whoever_sends() {
+    for sender_is_here in [true, false] {
+        let pair = Pair::new();
+        let [sender, taker] =
+            if sender_is_here { both(&pair) } else { [&pair.b, &pair.a].map(|root| &**root) };
+        grow_many(sender);
+        pair.sync_to(0);
+        assert_same_trees(sender, taker);
+        for root in both(&pair) {
+            assert_eq!(held(&pair, root), 403);
+            assert_eq!(number(&store(&pair, "verify", root, 0), "sound"), 403);
+        }
+        // What was sent as it was packed is whole for whoever builds on it.
+        for root in both(&pair) {
+            let mut text = fs::read_to_string(root.join("d3/text 59")).unwrap();
+            text.push_str("and so on");
+            write_file(root.join("d3/text 59"), text);
+            pair.sync_to(0);
+            assert_same_trees(sender, taker);
+        }
+    }
+}
+
+#[test]
+fn what_is_damaged_in_the_store_of_who_sends_comes_whole_to_another_peer() {
+    let pair = Pair::new();
+    grow_many(&pair.a);
+    pair.sync_to(0);
+    damage(&pair.a, &noise(5, 200_000));
+    let other = pair.temp.join("other");
+    fs::create_dir(&other).unwrap();
+    Said::of(psync(&pair.temp).arg(&pair.a).arg(&other), 0);
+    assert_same_trees(&pair.a, &other);
+    assert_eq!(number(&store(&pair, "verify", &other, 0), "sound"), 403);
+}
+
 #[test]
 fn an_edit_adds_its_content_and_the_old_one_stays() {
     let pair = Pair::agreed(&[("a", "one"), ("b", "two"), ("copy of b", "two")]);

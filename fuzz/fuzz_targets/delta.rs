@@ -6,7 +6,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use psync::delta::{
     Base, Change, Decoder, ExactDecoder, Fresh, Matcher, Op, Params, Piece, Segment, Signature,
-    Target, apply_all, parse_answer, patch_all,
+    Target, apply_all, parse_answer, patch_all, patch_of_packed, unpack_patch,
 };
 
 /// Longest new content that is asked for, in bytes: a peer that announces more only takes longer.
@@ -29,6 +29,7 @@ struct Hostile<'a> {
 fuzz_target!(|input: Hostile<'_>| {
     honest_patch(&input);
     patch(&input);
+    packed(&input);
     segments(&input);
     let Ok(params) = Params::from_wire(input.block_len, input.hash_len, 7) else { return };
     operations(&input, &params);
@@ -51,6 +52,21 @@ fn patch(input: &Hostile<'_>) {
     }
     let second = Target { old: input.more, unit: 1, new_len: new_len / 2 };
     let _ = apply_all(&[target, second], input.data);
+}
+
+/// What is kept as it came can be read from the store as it was read here.
+fn packed(input: &Hostile<'_>) {
+    let new_len = (input.new_len % NEW_MAX) as usize;
+    let made = patch_of_packed(input.more, new_len);
+    for patch in [Some(input.data), made.as_deref()].into_iter().flatten() {
+        if let Ok(Some(unpacked)) = unpack_patch(patch, new_len) {
+            assert_eq!(unpacked.content.len(), new_len);
+            let patch =
+                patch_of_packed(&unpacked.packed, new_len).expect("a frame, or the content");
+            let again = unpack_patch(&patch, new_len).expect("as it was read");
+            assert!(again.is_some_and(|again| again.content == unpacked.content));
+        }
+    }
 }
 
 fn read_at<'a>(old: &'a [u8]) -> impl FnMut(u64, &mut [u8]) -> std::io::Result<()> + 'a {

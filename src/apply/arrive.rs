@@ -2,20 +2,22 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use psync_protocol::message::{
-    Against, Base, DeltaOp, Failure, FailureKind, Patches, Proof, SEGMENT_BYTES, Segment,
+    Against, Base, DeltaOp, Failure, FailureKind, Patched, Patches, Proof, SEGMENT_BYTES, Segment,
 };
 use psync_protocol::{Content, ContentHash};
 
 use super::fetch::{Arrived, Asked, Fetching, How};
+use super::memory::InMemory;
 use super::old::OldContent;
 use super::{Applier, ApplyError, Come, Ready, Trouble};
 use crate::delta::params::MAX_HASH_LEN;
 use crate::delta::{
     self, Decoder, DeltaError, ExactDecoder, Fresh, Op, PATCH_MAX, Params, Piece, ReadOld, Target,
-    WriteNew,
+    Unpacked, WriteNew,
 };
 use crate::index::SharedFile;
 use crate::manifest::Stamp;
@@ -281,8 +283,10 @@ impl Applier<'_> {
     /// A whole content goes to the stage, if it is not there.
     fn stage(&mut self, fetching: Fetching, place: Place, hash: ContentHash) -> Option<Arrived> {
         let content = match place {
-            Place::Stage(_, staged, _) => return Some(Arrived { fetching, staged, hash }),
-            Place::Memory(content) => content,
+            Place::Stage(_, staged, _) => {
+                return Some(Arrived { fetching, staged, hash, memory: None });
+            }
+            Place::Memory(content) => Arc::new(content),
         };
         let claim = match self.claim(fetching.size) {
             Ok(claim) => claim,
@@ -305,8 +309,24 @@ impl Applier<'_> {
         // be read once more.
         let props = fetching.task.agreed.props;
         let is_plain = fetching.task.old.is_none() && props.mode & 0o400 != 0;
+        let memory = self.in_memory(&content);
         let staged = self.stager.as_ref()?.put(self.staging, content, is_plain.then_some(props));
-        Some(Arrived { fetching, staged: staged.holding(claim), hash })
+        Some(Arrived { fetching, staged: staged.holding(claim), hash, memory })
+    }
+
+    /// A content for whoever wants to hear of what has come, unless that has been too much of late.
+    fn in_memory(&self, content: &Arc<Vec<u8>>) -> Option<InMemory> {
+        let hold = self.come.as_ref()?.allowance.hold(content.len())?;
+        Some(InMemory { content: content.clone(), packed: None, holds: vec![hold] })
+    }
+
+    fn keep_packed(&self, arrived: &mut Arrived, packed: Vec<u8>) {
+        if let (Some(memory), Some(come)) = (&mut arrived.memory, &self.come)
+            && let Some(hold) = come.allowance.hold(packed.len())
+        {
+            memory.packed = Some(packed);
+            memory.holds.push(hold);
+        }
     }
 
     fn drop_place(&self, place: Place) {
@@ -330,11 +350,11 @@ impl Applier<'_> {
     fn accept(&mut self, arrived: Arrived) -> Result<(), ApplyError> {
         self.staging.forget_begun(&arrived.fetching.task.path);
         let Some(arrived) = self.put_by(arrived) else { return Ok(()) };
-        let Arrived { fetching, staged, hash } = arrived;
+        let Arrived { fetching, staged, hash, memory } = arrived;
         if let Some(come) = &mut self.come {
             let (path, size) = (fetching.task.path.clone(), fetching.size);
             let file = SharedFile { path, size, hash, stamp: Stamp::UNKNOWN };
-            come.push_back(Come { file, staged: staged.name().into() });
+            come.files.push_back(Come { file, staged: staged.name().into(), memory });
         }
         let content = Some(Content::File { size: fetching.size, hash });
         self.batch_bytes += fetching.size;
@@ -375,12 +395,16 @@ impl Applier<'_> {
             olds.push(old);
             wanted.push(asked);
         }
-        let mut made = match olds.iter().flatten().count() == olds.len() {
-            true => make(&wanted, &olds, patches),
-            false => None,
+        let alone = self.come.is_some().then(|| make_alone(&wanted, patches)).flatten();
+        let (mut made, mut packed) = match alone {
+            Some(Unpacked { content, packed }) => (Some(vec![content]), Some(packed)),
+            None if olds.iter().flatten().count() == olds.len() => {
+                (make(&wanted, &olds, patches), None)
+            }
+            None => (None, None),
         };
         for (at, asked) in wanted.into_iter().enumerate() {
-            let arrived = match (asked, made.as_mut().and_then(|made| made.get_mut(at))) {
+            let mut arrived = match (asked, made.as_mut().and_then(|made| made.get_mut(at))) {
                 (None, _) => None,
                 (Some(asked), Some(content)) => self.stage_made(asked, std::mem::take(content)),
                 (Some(asked), None) => {
@@ -388,6 +412,9 @@ impl Applier<'_> {
                     None
                 }
             };
+            if let (Some(arrived), Some(packed)) = (&mut arrived, packed.take()) {
+                self.keep_packed(arrived, packed);
+            }
             self.unproved.push(arrived);
         }
     }
@@ -414,7 +441,9 @@ impl Applier<'_> {
     /// in the same way once more, and only once.
     fn not_made(&mut self, Asked { mut fetching, how }: Asked, spared: bool) {
         match how {
-            How::Staged(staged, hash) => self.refuse(Arrived { fetching, staged, hash }),
+            How::Staged(staged, hash) => {
+                self.refuse(Arrived { fetching, staged, hash, memory: None });
+            }
             How::Plainly if spared && fetching.base.is_some() && !fetching.spared => {
                 fetching.spared = true;
                 self.fetch(fetching);
@@ -430,7 +459,9 @@ impl Applier<'_> {
         let hash = ContentHash::of_bytes(&content);
         let is_it = self.is_announced(&fetching, &hash);
         match how {
-            How::Staged(staged, hash) => self.refuse(Arrived { fetching, staged, hash }),
+            How::Staged(staged, hash) => {
+                self.refuse(Arrived { fetching, staged, hash, memory: None });
+            }
             How::Plainly | How::Signed(_) if is_it => {
                 return self.stage(fetching, Place::Memory(content), hash);
             }
@@ -477,6 +508,16 @@ impl Applier<'_> {
             }
         }
     }
+}
+
+/// The only content of a patch, and what it was packed as, where it is made of nothing.
+fn make_alone(wanted: &[Option<Asked>], patches: &Patches) -> Option<Unpacked> {
+    let ([Some(asked)], [Patched { base: Base::Nothing, .. }]) = (wanted, &patches.contents[..])
+    else {
+        return None;
+    };
+    let len = usize::try_from(asked.fetching.size).ok()?;
+    delta::unpack_patch(&patches.patch, len).ok().flatten()
 }
 
 /// The new contents, if the patch can be applied.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use psync_protocol::message::{FailureKind, Message, Unresolved, Want, WantKind};
 use psync_protocol::{Check, Content, ContentHash};
 
+use super::memory::InMemory;
 use super::old::OldFile;
 use super::room::Asking;
 use super::{Act, Applier, Keys, Task, Trouble};
@@ -80,6 +81,8 @@ pub(crate) struct Arrived {
     pub(super) fetching: Fetching,
     pub(super) staged: Staged,
     pub(super) hash: ContentHash,
+    /// What is in memory of it, where somebody wants to hear of what has come.
+    pub(super) memory: Option<InMemory>,
 }
 
 /// The files that still have to come, by the number of the path at which the peer has them.
@@ -198,7 +201,7 @@ impl Applier<'_> {
         mut send: impl FnMut(Message) -> Result<(), io::Error>,
     ) -> io::Result<()> {
         for arrived in std::mem::take(&mut self.unconfirmed) {
-            let Arrived { fetching, staged, hash } = arrived;
+            let Arrived { fetching, staged, hash, .. } = arrived;
             let index = fetching.source;
             send(Message::Want(Want { index, kind: WantKind::Confirm }))?;
             self.asked.insert(index, Asked { fetching, how: How::Staged(staged, hash) });

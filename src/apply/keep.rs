@@ -68,7 +68,7 @@ impl Applier<'_> {
         if !self.keeping.contains_key(&arrived.fetching.source) {
             return Some(arrived);
         }
-        let Arrived { fetching, staged, hash } = arrived;
+        let Arrived { fetching, staged, hash, .. } = arrived;
         let mut bytes = Vec::new();
         self.stager.iter().for_each(Stager::wait);
         let read = self

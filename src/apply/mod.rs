@@ -7,6 +7,7 @@ mod base;
 mod deeds;
 mod fetch;
 mod keep;
+mod memory;
 mod old;
 mod publish;
 mod rehearse;
@@ -28,6 +29,7 @@ use thiserror::Error;
 
 pub use fetch::{Asked, FINE_ATTEMPT};
 pub use keep::Keepsake;
+pub use memory::{Allowance, Hold, InMemory};
 pub use task::{Act, Beside, Brief, Task, tasks};
 
 use fetch::{Arrived, Fetches};
@@ -38,6 +40,9 @@ use crate::manifest::{Permit, Stored};
 use crate::reconcile::Units;
 use crate::report::Report;
 use crate::root::{Flusher, HeldDir, Locked, Room, Root, Staged, Stager, Staging};
+
+/// Bytes of contents that have come that stay in memory for whoever wants to hear of them.
+const COME_BYTES: usize = 32 << 20;
 
 /// What ends the whole run.
 #[derive(Debug, Error)]
@@ -153,7 +158,7 @@ pub struct Applier<'a> {
     failures: Vec<Failure>,
     notes: Vec<(RelPath, String)>,
     /// Contents that have come, where somebody wants to hear of them.
-    come: Option<VecDeque<Come>>,
+    come: Option<Coming>,
     /// Whose contents go first, where it is not 0, by the number of the path.
     priorities: HashMap<u64, i32>,
     /// What the journal was told of the batch at work.
@@ -167,13 +172,22 @@ pub struct Applier<'a> {
     room: Room,
 }
 
+/// What has come, until somebody hears of it.
+#[derive(Debug)]
+struct Coming {
+    files: VecDeque<Come>,
+    allowance: Allowance,
+}
+
 /// A content that has come.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Come {
     /// The file that it is for.
     pub file: SharedFile,
     /// Its name in the stage, until it is put in its place.
     pub staged: OsString,
+    /// What is in memory of it.
+    pub memory: Option<InMemory>,
 }
 
 /// The keys of a session.
@@ -359,7 +373,8 @@ impl<'a> Applier<'a> {
 
     /// Somebody wants to hear what has come.
     pub fn list_what_comes(&mut self) {
-        self.come = Some(VecDeque::new());
+        let allowance = Allowance::of(COME_BYTES);
+        self.come = Some(Coming { files: VecDeque::new(), allowance });
     }
 
     /// What has come and is written, since this was asked last.
@@ -367,8 +382,8 @@ impl<'a> Applier<'a> {
         let (Some(come), stager) = (&mut self.come, &self.stager) else { return Vec::new() };
         let is_written =
             |come: &&Come| stager.as_ref().is_none_or(|stager| stager.is_done(&come.staged));
-        let written = come.iter().take_while(is_written).count();
-        come.drain(..written).collect()
+        let written = come.files.iter().take_while(is_written).count();
+        come.files.drain(..written).collect()
     }
 
     /// What a person should hear of besides failures.

@@ -23,9 +23,12 @@
 //! itself is the only thing that grows, to about [`params::SIGNATURE_TARGET`] bytes on the line. Nothing
 //! that the peer sends can cause a panic, unbounded memory or more than linear work.
 //!
+//! What is compressed already goes as a patch of nothing: [`patch_of_packed`].
+//!
 //! Read `align`, `patch` and `exact`; then `hash`, `search`, `matcher`, `found`, `encode`.
 
 mod align;
+mod alone;
 mod batch;
 mod decode;
 mod encode;
@@ -48,6 +51,7 @@ mod tests;
 
 use std::io;
 
+pub use alone::{Unpacked, patch_of_packed, unpack_patch};
 pub use decode::{Decoder, ReadOld, WriteNew};
 pub use encode::{Encoder, FoundEncoder};
 pub use exact::{ExactDecoder, ExactEncoder, Segment};

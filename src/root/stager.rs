@@ -34,7 +34,7 @@ pub struct Stager {
 #[derive(Debug)]
 struct Job {
     name: OsString,
-    content: Vec<u8>,
+    content: Arc<Vec<u8>>,
     props: Option<Props>,
 }
 
@@ -134,7 +134,7 @@ impl Stager {
     /// Has a content written, and its properties set if there are any: a file with properties is
     /// ready for its place. Whether that went well shows when [`Stager::failed`] is asked. Waits
     /// while too much waits to be written.
-    pub fn put(&self, staging: &Staging, content: Vec<u8>, props: Option<Props>) -> Staged {
+    pub fn put(&self, staging: &Staging, content: Arc<Vec<u8>>, props: Option<Props>) -> Staged {
         let staged = staging.reserve(props.is_some());
         let name = staged.name().to_os_string();
         let mut state = self.shared.wait_until(|state| state.has_room_for(content.len()));
@@ -192,14 +192,14 @@ mod tests {
         let (staging, _) = Staging::open(&Root::open(&folder).unwrap()).unwrap();
         let stager = Stager::start(&staging).unwrap();
         let props = Props { mode: 0o640, mtime: Time { secs: 7, nanos: 8 } };
-        let ready = stager.put(&staging, b"ready".to_vec(), Some(props));
-        let plain = stager.put(&staging, b"plain".to_vec(), None);
+        let ready = stager.put(&staging, b"ready".to_vec().into(), Some(props));
+        let plain = stager.put(&staging, b"plain".to_vec().into(), None);
         // Its name is taken.
         let (_, taken) = staging.create().unwrap();
         let number = u64::from_str_radix(taken.name().to_str().unwrap(), 16).unwrap() + 1;
         let blocker = folder.join(format!(".psync/stage/{number:08x}"));
         std::fs::write(blocker, "in the way").unwrap();
-        let failed = stager.put(&staging, b"never".to_vec(), None);
+        let failed = stager.put(&staging, b"never".to_vec().into(), None);
         stager.wait_for(&failed);
         assert!(stager.is_done(failed.name()));
         stager.wait();
@@ -222,10 +222,12 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let (staging, _) = Staging::open(&Root::open(&folder).unwrap()).unwrap();
         let stager = Stager::start(&staging).unwrap();
-        let large = vec![1; QUEUE_BYTES / 2 + 1];
+        let large = Arc::new(vec![1; QUEUE_BYTES / 2 + 1]);
         let mut put: Vec<Staged> =
             (0..3).map(|_| stager.put(&staging, large.clone(), None)).collect();
-        put.extend((0..QUEUE + 10).map(|n| stager.put(&staging, n.to_string().into(), None)));
+        put.extend(
+            (0..QUEUE + 10).map(|n| stager.put(&staging, Arc::new(n.to_string().into()), None)),
+        );
         stager.wait_for(&put[2]);
         assert!(stager.is_done(put[2].name()));
         stager.wait();

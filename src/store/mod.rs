@@ -23,6 +23,7 @@
 //! killed process harmless), a database that is damaged is thrown away, and whoever uses a content
 //! checks its hash first.
 
+mod chunks;
 mod error;
 mod gc;
 mod old;
@@ -41,6 +42,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use psync_protocol::ContentHash;
 use rusqlite::{Connection, OptionalExtension};
 
+pub use chunks::Chunks;
 pub use error::StoreError;
 pub use gc::{Checked, Collected};
 pub use old::OldContent;

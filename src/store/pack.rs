@@ -22,6 +22,21 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// A content that was packed elsewhere: in one zstd frame that says no more than its bytes, or as it is. It
+    /// has at most 1 MiB.
+    pub fn of_chunk(hash: ContentHash, size: u64, chunk: Vec<u8>) -> Packed {
+        debug_assert!(size <= CHUNK as u64);
+        Packed { hash, size, chunks: vec![chunk] }
+    }
+
+    /// The only chunk of a content that has one: a zstd frame, or the content itself, if it has that many bytes.
+    pub fn chunk(&self) -> Option<&[u8]> {
+        match &self.chunks[..] {
+            [chunk] => Some(chunk),
+            _ => None,
+        }
+    }
+
     /// The bytes that it takes in the store, and in memory.
     pub fn stored_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.len() as u64).sum()

@@ -266,6 +266,7 @@ impl<'a> Worker<'a> {
             report,
             effort,
             found: &mut self.found,
+            filling: self.filling.as_ref(),
             sent: &mut self.sent,
             damaged: &mut self.damaged,
             singly: std::mem::replace(&mut self.has_sent, true),

@@ -7,6 +7,7 @@ use psync_protocol::frame::Effort;
 use psync_protocol::message::StreamCodec;
 
 use super::rate::per_second;
+use super::trial::Trials;
 
 /// What a person asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,12 @@ const START_MAX: i32 = 9;
 /// Above this level the processor has time for everything.
 const STORING_MAX: i32 = 6;
 
+/// How long it is watched before and after it is tried whether more files pass as they are packed for something
+/// else.
+const TRIAL: Duration = Duration::from_millis(500);
+/// The strongest level from which that is tried: from stronger ones on it is the line that is slow.
+const TRIED_FROM: i32 = 3;
+
 /// Bytes before compression after which a flight counts as long.
 const LONG: u64 = 256 << 10;
 /// How long the line is watched before a level that is too strong for it is left.
@@ -108,6 +115,11 @@ impl Written {
         self.busy + self.idle
     }
 
+    /// Whether the line was busy all the time, for so long at least.
+    fn is_full(self, time: Duration) -> bool {
+        self.time() >= time && self.share() >= 0.9
+    }
+
     /// Which part of the time the line was busy.
     fn share(self) -> f64 {
         self.busy.as_secs_f64() / self.time().as_secs_f64().max(1e-9)
@@ -122,8 +134,11 @@ pub(super) struct Fitter {
     effort: Effort,
     /// Whether the line has been the slower part with files as they are.
     is_no_pipe: bool,
-    /// Bytes before compression since the last look.
+    /// What compressing less has shown.
+    trials: Trials,
+    /// Bytes before compression since the last look, and since the start of the watch.
     passed: u64,
+    watched: u64,
     /// What had been written at the last look, at the start of the watch, and of the flight.
     watch: Written,
     flight: Written,
@@ -131,6 +146,10 @@ pub(super) struct Fitter {
     /// Bytes of files since the last piece that was tried.
     untried: usize,
     incompressible: usize,
+    /// Whether contents may go as they are packed for something else, with the quickest level.
+    packs: bool,
+    /// Whether they do.
+    is_packed: bool,
 }
 
 impl Fitter {
@@ -147,12 +166,16 @@ impl Fitter {
             rate,
             effort,
             is_no_pipe: false,
+            trials: Trials::default(),
             passed: 0,
+            watched: 0,
             watch: Written::default(),
             flight: Written::default(),
             sampler: None,
             untried: 0,
             incompressible: 0,
+            packs: false,
+            is_packed: false,
         }
     }
 
@@ -162,6 +185,11 @@ impl Fitter {
             Effort::Level(level) => level,
             Effort::Stored => FASTEST,
         }
+    }
+
+    /// Whether it has come to the quickest level, or beyond.
+    pub(super) fn is_quickest(&self) -> bool {
+        self.compression == Compression::Fitting && self.level() <= FASTEST
     }
 
     /// The rate from here to the other end, as far as it is known.
@@ -187,7 +215,8 @@ impl Fitter {
 
     /// A flight of ours begins.
     pub(super) fn flight_begins(&mut self, now: Written) {
-        (self.flight, self.watch) = (now, now);
+        self.flight = now;
+        self.watch_from(now);
     }
 
     /// How to compress this message and what follows it.
@@ -202,6 +231,16 @@ impl Fitter {
         match self.effort {
             Effort::Level(level) if level <= STORING_MAX => {}
             effort => return effort,
+        }
+        match message {
+            // Compressing it once more gains nothing; nor is what stands between two such worth beginning
+            // anew.
+            Message::Patches(_) => self.is_packed = self.is_quickest(),
+            Message::Literal(_) => self.is_packed = false,
+            _ => {}
+        }
+        if self.is_packed {
+            return Effort::Stored;
         }
         if let Message::Literal(bytes) = message {
             self.untried += bytes.len();
@@ -218,36 +257,70 @@ impl Fitter {
 
     /// The message took so many bytes before compression.
     pub(super) fn pushed(&mut self, message: &Message, bytes: u64) {
-        self.passed += bytes;
+        self.stands_for(bytes);
         let is_small = bytes <= SMALL;
         if !is_small && !matches!(message, Message::Literal(_)) {
             self.incompressible = 0;
         }
     }
 
+    /// Contents may go as they are packed for something else.
+    pub(super) fn may_pack(&mut self) {
+        self.packs = true;
+    }
+
+    /// What was sent last stands for so many bytes more, which were compressed before.
+    pub(super) fn stands_for(&mut self, bytes: u64) {
+        self.passed += bytes;
+        self.watched += bytes;
+    }
+
+    fn watch_from(&mut self, now: Written) {
+        self.watch = now;
+        self.watched = 0;
+    }
+
     /// Compares what the line takes with what comes out of the compressor.
     fn look(&mut self, now: Written) {
         let seen = now.since(self.watch);
+        let through = per_second(self.watched, seen.time());
         let watch = if self.level() <= START_MAX { WATCH } else { WATCH_LONG };
-        if seen.time() >= watch && seen.share() < 0.75 {
+        if self.trials.is_running() {
+            if seen.time() >= TRIAL {
+                self.rate = self.trials.end(through, now.time()).or(self.rate);
+                self.watch_from(now);
+            }
+        } else if self.may_try() && self.trials.is_due(now.time()) && seen.is_full(TRIAL) {
+            // Is it the line that is slow, or the other end?
+            self.trials.begin(self.rate.unwrap_or(COMPRESSED_MAX), through);
+            self.rate = Some(COMPRESSED_MAX);
+            self.watch_from(now);
+        } else if seen.time() >= watch && seen.share() < 0.75 {
             // The line waits for the compressor: it is faster than what this level is for.
             let is_left = |level: i32| self.effort == Effort::Stored || level >= self.level();
             let left = BANDS.iter().filter(|(_, level)| is_left(*level));
             let most = if self.is_no_pipe { COMPRESSED_MAX } else { BEYOND };
             let left_behind = left.map(|(up_to, _)| (up_to + 1).min(most)).max();
             self.rate = self.rate.max(left_behind);
-            self.watch = now;
+            self.watch_from(now);
         } else if seen.time() >= WATCH_LONG {
             let observed = per_second(seen.bytes, seen.busy);
-            let is_off = |known: u64| known / 4 > observed || known < observed / 4;
+            let is_less = |known: u64| known / 4 > observed && self.trials.is_worse(through);
+            let is_off = |known: u64| is_less(known) || known < observed / 4;
             let is_slow = self.effort == Effort::Stored && observed <= COMPRESSED_MAX;
-            if seen.share() >= 0.9 && (is_slow || self.rate.is_none_or(is_off)) {
+            if seen.is_full(WATCH_LONG) && (is_slow || self.rate.is_none_or(is_off)) {
                 self.is_no_pipe |= is_slow;
                 self.rate = Some(observed);
             }
-            self.watch = now;
+            self.watch_from(now);
         }
         self.effort = effort_for(self.rate);
+    }
+
+    /// Whether less work may be worth trying.
+    fn may_try(&self) -> bool {
+        let is_near = |level: i32| level > FASTEST && level <= TRIED_FROM;
+        self.packs && matches!(self.effort, Effort::Level(level) if is_near(level))
     }
 
     /// Tries with a piece from the middle.
@@ -272,6 +345,7 @@ fn effort_for(rate: Option<u64>) -> Effort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use psync_protocol::message::Patches;
 
     fn literal(random: bool) -> Message {
         let mut bytes = vec![b'a'; 128 << 10];
@@ -380,5 +454,69 @@ mod tests {
         let mut fitter = Fitter::new(Compression::Level(3), Some(1));
         seconds(&mut fitter, Written::default(), 10, 10, 2);
         assert_eq!(fitter.fit(&literal(true), Written::default()), Effort::Level(3));
+    }
+
+    /// Sends files over a line that is always busy, of which so many KiB a second pass as they were packed, or
+    /// compressed for the line, for so many seconds.
+    fn busy(
+        fitter: &mut Fitter,
+        mut now: Written,
+        (packed, coded): (u64, u64),
+        secs: u32,
+    ) -> Written {
+        let patches = Message::Patches(Patches { contents: Vec::new(), patch: Vec::new() });
+        for _ in 0..secs * 40 {
+            let is_packed = fitter.is_quickest();
+            let through = if is_packed { packed } else { coded };
+            now.bytes += through * 1024 / 40 / 4;
+            now.busy += Duration::from_millis(25);
+            for _ in 0..through * 1024 / 40 / (128 << 10) {
+                let message = if is_packed { &patches } else { &literal(false) };
+                fitter.fit(message, now);
+                fitter.pushed(message, 32 << 10);
+                fitter.stands_for(96 << 10);
+            }
+        }
+        now
+    }
+
+    #[test]
+    fn where_it_is_the_other_end_that_is_slow_files_go_as_they_were_packed_after_a_trial() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(20_000));
+        let now = busy(&mut fitter, Written::default(), (120_000, 90_000), 3);
+        assert!(!fitter.is_quickest(), "nothing is packed");
+        fitter.may_pack();
+        let now = busy(&mut fitter, now, (120_000, 90_000), 6);
+        assert!(fitter.is_quickest());
+        // It has become slower than it was before the trial.
+        busy(&mut fitter, now, (60_000, 90_000), 2);
+        assert!(!fitter.is_quickest());
+    }
+
+    #[test]
+    fn a_line_that_is_slow_is_tried_now_and_then_and_compressed_for() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(20_000));
+        fitter.may_pack();
+        let mut packed = 0;
+        let mut now = Written::default();
+        for _ in 0..240 {
+            now = busy(&mut fitter, now, (60_000, 80_000), 1);
+            packed += u32::from(fitter.is_quickest());
+        }
+        assert!((1..=4).contains(&packed), "{packed} of 240 seconds as they were packed");
+        assert_eq!(fitter.level(), 3);
+    }
+
+    #[test]
+    fn what_was_packed_before_is_not_compressed_once_more() {
+        let patches = Message::Patches(Patches { contents: Vec::new(), patch: Vec::new() });
+        let efforts = |rate| {
+            let mut fitter = Fitter::new(Compression::Fitting, Some(rate));
+            [&patches, &Message::End, &literal(false)]
+                .map(|message| fitter.fit(message, Written::default()))
+        };
+        let (stored, quickest) = (Effort::Stored, Effort::Level(FASTEST));
+        assert_eq!(efforts(100_000), [stored, stored, quickest]);
+        assert_eq!(efforts(20_000), [Effort::Level(3); 3]);
     }
 }

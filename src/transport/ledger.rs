@@ -162,12 +162,16 @@ impl Ledger {
     /// A message of so many bytes before compression has passed.
     pub(super) fn note(&mut self, message: &Message, length: u64) {
         let (purpose, density) = Purpose::of(message);
-        let against_blocks = match message {
-            Message::Patches(patches) => length_against_blocks(patches, length),
-            _ => 0,
+        let (whole, against_blocks) = match message {
+            Message::Patches(patches) => (
+                part_of_patch(patches, length, |base| matches!(base, Base::Nothing)),
+                part_of_patch(patches, length, |base| matches!(base, Base::Blocks(_))),
+            ),
+            _ => (0, 0),
         };
+        self.pass(Purpose::Whole, density, whole);
         self.pass(Purpose::AgainstBlocks, density, against_blocks);
-        self.pass(purpose, density, length - against_blocks);
+        self.pass(purpose, density, length - whole - against_blocks);
     }
 
     fn pass(&mut self, purpose: Purpose, density: Density, length: u64) {
@@ -224,12 +228,11 @@ impl Ledger {
     }
 }
 
-/// How much of a patch is for contents against blocks. What each of its contents takes it does not say:
+/// How much of a patch is for contents with such a base. What each of its contents takes it does not say:
 /// the same, then.
-fn length_against_blocks(patches: &Patches, length: u64) -> u64 {
-    let is_against_blocks = |base: &Base| matches!(base, Base::Blocks(_));
+fn part_of_patch(patches: &Patches, length: u64, is_such: impl Fn(&Base) -> bool) -> u64 {
     let bases = patches.contents.iter().map(|content| &content.base);
-    let count = bases.filter(|base| is_against_blocks(base)).count() as u64;
+    let count = bases.filter(|base| is_such(base)).count() as u64;
     length * count / (patches.contents.len() as u64).max(1)
 }
 

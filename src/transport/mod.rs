@@ -11,6 +11,7 @@ mod rate;
 mod remote;
 mod shadow;
 mod tls;
+mod trial;
 mod writer;
 
 pub use effort::Compression;
@@ -334,6 +335,24 @@ impl Line {
     /// Whether what this end sends is compressed: not where both ends are on one machine.
     pub fn is_compressed(&self) -> bool {
         self.sending.as_ref().is_some_and(Sending::is_compressed)
+    }
+
+    /// Files may be sent as they are packed for something else, with the quickest level. [`Line::is_fast`] says
+    /// when that is best.
+    pub fn may_pack(&mut self) {
+        self.sending.iter_mut().for_each(|sending| sending.fitter.may_pack());
+    }
+
+    /// Whether the line takes what the quickest level of compression makes, or more.
+    pub fn is_fast(&self) -> bool {
+        let is_slower =
+            |sending: &Sending| sending.is_compressed() && !sending.fitter.is_quickest();
+        !self.sending.as_ref().is_some_and(is_slower)
+    }
+
+    /// What was sent last was compressed before it came here, and had so many bytes more then.
+    pub fn stands_for(&mut self, bytes: u64) {
+        self.sending.iter_mut().for_each(|sending| sending.fitter.stands_for(bytes));
     }
 
     /// How fast the line is, as far as this session knows. What is not compressed, as between two

@@ -13,15 +13,17 @@ use std::thread::{self, JoinHandle};
 
 use psync_protocol::{ContentHash, RelPath};
 
-use super::read::{FileReader, Found};
-use crate::apply::Come;
+use super::read::{FileReader, Found, PACK_MAX, is_sketched};
+use crate::apply::{Allowance, Come, Hold, InMemory};
 use crate::delta::Sketch;
 use crate::index::{SharedFile, SketchBytes};
 use crate::root::{Root, StageReader, Staging};
-use crate::store::{Kept, Packed, Packer, Store};
+use crate::store::{Chunks, Kept, Packed, Packer, Store};
 
 /// Bytes of packed contents that are held until they are put into the store.
 const HELD_MAX: u64 = 64 << 20;
+/// Bytes of contents that wait for the thread packed.
+const PACKED_BYTES: usize = 32 << 20;
 
 /// A content that is ready for the store, with its sketch if it has one.
 pub(super) type Ready = (Packed, Option<Sketch>);
@@ -47,22 +49,36 @@ pub(in crate::sync) struct Ahead {
     thread: Option<JoinHandle<Done>>,
 }
 
-/// A file that is to be taken, with its name in the stage if it may still be there.
+/// A file that is to be taken.
 #[derive(Debug)]
 pub(in crate::sync) struct Item {
     file: SharedFile,
-    staged: Option<OsString>,
+    source: Source,
+}
+
+/// Where a content is taken from, if not from its place.
+#[derive(Debug)]
+enum Source {
+    Tree,
+    /// From the stage, if it is still there.
+    Stage(OsString),
+    Memory(InMemory),
+    /// It is packed already.
+    Packed {
+        ready: Ready,
+        _hold: Hold,
+    },
 }
 
 impl From<SharedFile> for Item {
     fn from(file: SharedFile) -> Item {
-        Item { file, staged: None }
+        Item { file, source: Source::Tree }
     }
 }
 
 impl From<Come> for Item {
-    fn from(Come { file, staged }: Come) -> Item {
-        Item { file, staged: Some(staged) }
+    fn from(Come { file, staged, memory }: Come) -> Item {
+        Item { file, source: memory.map_or(Source::Stage(staged), Source::Memory) }
     }
 }
 
@@ -76,30 +92,52 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// A content, packed, with its sketch. None where it cannot be had now, or is too long for this.
-    fn pack(&mut self, item: &Item) -> Option<Ready> {
-        let Item { file, staged } = item;
-        // What is in the stage no more stands in its place.
-        let staged = staged.as_ref().and_then(|name| self.stage.open(name).ok());
+    fn pack(&mut self, Item { file, source }: Item) -> Option<Ready> {
+        let staged = match source {
+            Source::Packed { ready, .. } => return Some(ready),
+            Source::Memory(memory) => return self.pack_content(&file, memory),
+            // What is in the stage no more stands in its place.
+            Source::Stage(name) => self.stage.open(&name).ok(),
+            Source::Tree => None,
+        };
         let opened = match staged {
             Some(opened) => opened,
             None => self.files.root.open_file(&file.path).ok()?,
         };
         let (packer, buffer) = (&mut self.packer, &mut self.buffer);
-        match self.files.read_opened(file, opened, Some(packer), buffer).ok()? {
+        match self.files.read_opened(&file, opened, Some(packer), buffer).ok()? {
             (Found::Packed(packed), sketch) => Some((packed, sketch)),
             (Found::Large(_) | Found::Blocks(_) | Found::Gone, _) => None,
         }
     }
+
+    /// The same of a content in memory, which is what it should be.
+    fn pack_content(&mut self, file: &SharedFile, memory: InMemory) -> Option<Ready> {
+        if file.size > self.files.largest.min(PACK_MAX) {
+            return None;
+        }
+        let InMemory { content, packed, .. } = memory;
+        let packed = match packed {
+            Some(chunk) => Packed::of_chunk(file.hash, file.size, chunk),
+            None => self.packer.pack(file.size, &mut &content[..], Some(file.hash)).ok()?,
+        };
+        Some((packed, is_sketched(file).then(|| Sketch::of(&content))))
+    }
 }
 
 /// The files that are to be taken; more may be added.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::sync) struct Files(Arc<Waiting>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     state: Mutex<State>,
     more: Condvar,
+    /// What is packed already, until it is taken.
+    allowance: Allowance,
+    largest: u64,
+    /// What the store has.
+    chunks: Option<Chunks>,
 }
 
 #[derive(Debug, Default)]
@@ -109,10 +147,37 @@ struct State {
 }
 
 impl Files {
+    fn new(largest: u64, chunks: Option<Chunks>) -> Files {
+        let (state, more) = (Mutex::default(), Condvar::new());
+        let allowance = Allowance::of(PACKED_BYTES);
+        Files(Arc::new(Waiting { state, more, allowance, largest, chunks }))
+    }
+
     /// Adds files, which are taken after those that are there.
     pub(in crate::sync) fn add<I: Into<Item>>(&self, files: impl IntoIterator<Item = I>) {
         self.lock().files.extend(files.into_iter().map(I::into));
         self.0.more.notify_one();
+    }
+
+    /// Adds a file that was packed for somebody else.
+    pub(in crate::sync) fn add_packed(&self, file: SharedFile, ready: Ready) {
+        let hold = usize::try_from(ready.0.stored_bytes());
+        let hold = hold.ok().and_then(|bytes| self.0.allowance.hold(bytes));
+        // What is too much to be held is packed once more.
+        self.add([match hold {
+            Some(hold) => Item { file, source: Source::Packed { ready, _hold: hold } },
+            None => Item::from(file),
+        }]);
+    }
+
+    /// The largest file that the store keeps a copy of, in bytes.
+    pub(super) fn largest(&self) -> u64 {
+        self.0.largest
+    }
+
+    /// What the store has, if it is the store that is filled.
+    pub(super) fn chunks(&self) -> Option<&Chunks> {
+        self.0.chunks.as_ref()
     }
 
     /// Leaves out those that stand elsewhere.
@@ -147,24 +212,24 @@ impl Ahead {
     /// Starts to put files into the store, as far as they are no larger than the largest of which it
     /// keeps a copy. None where the system refuses.
     pub(in crate::sync) fn fill(root: &Root, staging: &Staging, store: Store) -> Option<Ahead> {
-        let largest = store.rules().largest_file;
-        Ahead::start(root, staging, largest, move |reader, files| fill(reader, files, store))
+        let (largest, chunks) = (store.rules().largest_file, store.chunks());
+        let files = Files::new(largest, Some(chunks));
+        Ahead::start(root, staging, files, move |reader, files| fill(reader, files, store))
     }
 
     /// Starts to pack files for a store whose largest file this is, in bytes.
     pub(in crate::sync) fn pack(root: &Root, staging: &Staging, largest: u64) -> Option<Ahead> {
-        Ahead::start(root, staging, largest, pack)
+        Ahead::start(root, staging, Files::new(largest, None), pack)
     }
 
     fn start(
         root: &Root,
         staging: &Staging,
-        largest: u64,
+        files: Files,
         work: impl FnOnce(Reader<'_>, &Files) -> Done + Send + 'static,
     ) -> Option<Ahead> {
         let (root, stage) = (root.try_clone().ok()?, staging.reader().ok()?);
         let packer = Packer::new().ok()?;
-        let files = Files::default();
         let taken = files.clone();
         let work = move || {
             let files = FileReader {
@@ -173,7 +238,7 @@ impl Ahead {
                 next: AtomicUsize::new(0),
                 packs: AtomicBool::new(true),
                 snapshots: AtomicBool::new(true),
-                largest,
+                largest: taken.largest(),
             };
             work(Reader { files, stage, packer, buffer: Vec::new() }, &taken)
         };
@@ -211,7 +276,7 @@ fn fill(mut reader: Reader<'_>, files: &Files, mut store: Store) -> Done {
         if put.contains_key(&hash) || any_held && store.holds(&hash).unwrap_or(false) {
             continue;
         }
-        let Some((packed, sketch)) = reader.pack(&item) else { continue };
+        let Some((packed, sketch)) = reader.pack(item) else { continue };
         match store.put(&packed) {
             Ok(Kept::Held) => {
                 put.insert(hash, sketch.map(Sketch::to_bytes));
@@ -229,9 +294,10 @@ fn pack(mut reader: Reader<'_>, files: &Files) -> Done {
     while held < HELD_MAX
         && let Some(item) = files.next()
     {
-        if let Some(made) = reader.pack(&item) {
+        let hash = item.file.hash;
+        if let Some(made) = reader.pack(item) {
             held += made.0.stored_bytes();
-            ready.insert(item.file.hash, made);
+            ready.insert(hash, made);
         }
     }
     Done { ready, ..Done::default() }
@@ -240,55 +306,11 @@ fn pack(mut reader: Reader<'_>, files: &Files) -> Done {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::PathBuf;
     use std::time::{Duration, Instant};
 
+    use super::super::ground::{Ground, expected};
     use super::*;
-    use crate::manifest::Stamp;
     use crate::root::Stager;
-    use crate::store::Rules;
-
-    /// A root, gone when the test ends.
-    struct Ground {
-        folder: PathBuf,
-        root: Root,
-        staging: Staging,
-    }
-
-    impl Ground {
-        fn new(name: &str) -> Ground {
-            let folder = std::env::temp_dir().join(format!("psync-{name}-{}", std::process::id()));
-            std::fs::create_dir_all(&folder).unwrap();
-            let root = Root::open(&folder).unwrap();
-            let staging = Staging::open(&root).unwrap().0;
-            Ground { folder, root, staging }
-        }
-
-        fn store(&self, budget: u64) -> Store {
-            let rules = Rules { budget, largest_file: 1 << 20 };
-            Store::open(&self.folder.join(".psync/store"), rules).unwrap().0
-        }
-
-        fn file(&self, name: &str, content: &str) -> SharedFile {
-            std::fs::write(self.folder.join(name), content).unwrap();
-            expected(name, content)
-        }
-    }
-
-    impl Drop for Ground {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.folder);
-        }
-    }
-
-    fn expected(name: &str, content: &str) -> SharedFile {
-        SharedFile {
-            path: RelPath::new(name.as_bytes()).unwrap(),
-            size: content.len() as u64,
-            hash: ContentHash::of_bytes(content.as_bytes()),
-            stamp: Stamp::UNKNOWN,
-        }
-    }
 
     fn wait_until_taken(files: &Files) {
         let since = Instant::now();
@@ -309,13 +331,18 @@ mod tests {
         let gone = expected("gone", "nobody has this");
         files.add([here.clone(), edited.clone(), gone.clone()]);
         let stager = Stager::start(&ground.staging).unwrap();
-        let staged = stager.put(&ground.staging, b"this has come".to_vec(), None);
+        let staged = stager.put(&ground.staging, b"this has come".to_vec().into(), None);
         stager.wait();
         let come = expected("not-in-its-place-yet", "this has come");
         // Of one the name in the stage is gone, as it stands in its place.
-        let placed = Come { file: ground.file("placed", "and this"), staged: "ffffffff".into() };
+        let placed = Come {
+            file: ground.file("placed", "and this"),
+            staged: "ffffffff".into(),
+            memory: None,
+        };
         let placed_hash = placed.file.hash;
-        files.add([Come { file: come.clone(), staged: staged.name().into() }, placed]);
+        files
+            .add([Come { file: come.clone(), staged: staged.name().into(), memory: None }, placed]);
         wait_until_taken(&files);
         let Done { store, put, ready } = ahead.finish();
         let store = store.unwrap();
@@ -350,5 +377,34 @@ mod tests {
         let Done { store, put, ready } = ahead.finish();
         assert!(store.is_none() && put.is_empty());
         assert_eq!(ready[&sent.hash].0.hash, sent.hash);
+    }
+
+    #[test]
+    fn what_is_in_memory_is_put_as_it_came_packed_or_else_packed() {
+        let ground = Ground::new("ahead-memory");
+        let ahead = Ahead::fill(&ground.root, &ground.staging, ground.store(1 << 30)).unwrap();
+        let content = "this has come, ".repeat(100).into_bytes();
+        // Level 19 gives other bytes than the store's own level.
+        let packed = zstd::bulk::compress(&content, 19).unwrap();
+        let (as_it_came, plain) = (expected("a", &content), expected("b", "as it is"));
+        let made = Packer::new().unwrap().pack(7, &mut &b"sent on"[..], None).unwrap();
+        let sent = expected("c", "sent on");
+        let files = ahead.files();
+        let come = |file: &SharedFile, content: &[u8], packed| Come {
+            file: file.clone(),
+            staged: "ffffffff".into(),
+            memory: Some(InMemory::of(content.to_vec(), packed)),
+        };
+        files.add([come(&as_it_came, &content, Some(packed.clone()))]);
+        files.add([come(&plain, b"as it is", None)]);
+        files.add_packed(sent.clone(), (made, None));
+        wait_until_taken(&files);
+        let mut store = ahead.finish().store.unwrap();
+        let mut read = |file: &SharedFile| store.old(&file.hash).unwrap().unwrap().read_all();
+        assert_eq!(read(&as_it_came).unwrap(), content);
+        assert_eq!(read(&plain).unwrap(), b"as it is");
+        assert_eq!(read(&sent).unwrap(), b"sent on");
+        let kept = store.chunks().packed(&as_it_came.hash, as_it_came.size).unwrap();
+        assert_eq!(kept.chunk(), Some(&packed[..]));
     }
 }

@@ -3,6 +3,9 @@
 //! on it, and what was interrupted is taken up after the next session.
 
 mod ahead;
+#[cfg(test)]
+mod ground;
+mod parcels;
 mod read;
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +20,7 @@ use psync_protocol::message::Problem;
 
 use ahead::Ready;
 pub(super) use ahead::{Ahead, Done, Files, Put};
+pub(super) use parcels::{Parcel, Parcels};
 use read::{Blocks, FileReader, Found, block_hashes, threads};
 
 use super::site::note;

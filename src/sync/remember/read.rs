@@ -17,12 +17,12 @@ use crate::store::{Packed, Packer};
 use crate::sync::random;
 
 /// Largest file that is packed in memory, by a thread of its own.
-const PACK_MAX: u64 = 1 << 20;
+pub(super) const PACK_MAX: u64 = 1 << 20;
 /// Most threads that read.
 const THREADS_MAX: usize = 4;
 /// Files that a thread hands over at once, at most; and their bytes.
-const HAND_FILES: usize = 64;
-const HAND_BYTES: u64 = 2 << 20;
+pub(super) const HAND_FILES: usize = 64;
+pub(super) const HAND_BYTES: u64 = 2 << 20;
 /// A file shorter than this costs hardly more than a patch: its block hashes are of no use.
 const BLOCKS_MIN: u64 = 256;
 /// A file shorter than this, in bytes, has too few pieces to be found by.
@@ -174,7 +174,7 @@ impl FileReader<'_> {
 }
 
 /// Whether a sketch is made of a file: if a new one may go as a patch against it.
-fn is_sketched(file: &SharedFile) -> bool {
+pub(super) fn is_sketched(file: &SharedFile) -> bool {
     (SKETCHED_MIN..=PATCH_MAX as u64).contains(&file.size)
 }
 

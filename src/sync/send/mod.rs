@@ -10,6 +10,7 @@
 
 mod forge;
 mod gifts;
+mod parcels;
 mod patches;
 mod signed;
 mod similar;
@@ -29,6 +30,7 @@ pub(super) use forge::Forge;
 pub(super) use gifts::given_with_rows;
 
 use super::rehearsal::Rehearsal;
+use super::remember::Files;
 use super::{SyncError, random};
 use crate::apply::Applier;
 use crate::delta::{
@@ -108,6 +110,8 @@ pub(super) struct Means<'a> {
     pub(super) effort: Effort,
     /// What coarse blocks have found of contents of which finer hashes will come.
     pub(super) found: &'a mut HashMap<u64, Found>,
+    /// Where contents are told that are packed for the store as they are sent, if it is being filled.
+    pub(super) filling: Option<&'a Files>,
     /// The files that were sent.
     pub(super) sent: &'a mut Vec<SharedFile>,
     /// Old contents that turned out to be damaged.
@@ -448,13 +452,15 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     }
 
     fn note(&mut self, item: &Item) {
+        self.has_no_proof(item);
+        if self.means.sent.len() < SENT_MAX {
+            self.means.sent.push(item.as_shared());
+        }
+    }
+
+    fn has_no_proof(&mut self, item: &Item) {
         self.unproved.push(item.hash);
         self.unproved_bytes += item.size;
-        if self.means.sent.len() < SENT_MAX {
-            let Item { at: path, stored, size, hash, .. } = item;
-            let (path, stamp) = (path.clone(), stored.stamp);
-            self.means.sent.push(SharedFile { path, size: *size, hash: *hash, stamp });
-        }
     }
 
     fn must_prove(&self) -> bool {
@@ -478,6 +484,11 @@ impl Item {
             Content::File { size, hash } => Some(Item { index, at, stored, size, hash }),
             Content::Deleted { .. } | Content::Directory | Content::Symlink { .. } => None,
         }
+    }
+
+    fn as_shared(&self) -> SharedFile {
+        let (path, stamp) = (self.at.clone(), self.stored.stamp);
+        SharedFile { path, size: self.size, hash: self.hash, stamp }
     }
 }
 

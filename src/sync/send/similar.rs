@@ -125,7 +125,7 @@ impl Sending<'_, '_, '_> {
         // These come first: the line has something to do while patches are made.
         let (like, unlike): (Vec<Item>, Vec<Item>) =
             items.into_iter().partition(|item| found.contains_key(&item.index));
-        unlike.iter().try_for_each(|item| self.whole(item))?;
+        self.wholes(&unlike)?;
         for item in like {
             let candidates = found.remove(&item.index).unwrap_or_default();
             match self.best_of(&item, candidates) {
