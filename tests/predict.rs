@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use common::pair::{Pair, Said, noise};
 use common::tree::{assert_same_trees, snapshot};
-use common::{local_rsh, psync_over, write_file};
+use common::{local_rsh, psync, psync_over, write_file};
 use serde_json::Value;
 
-/// Two roots over a line: `a` is where psync is started, `b` the other one.
+/// Two roots over a line, or on one machine: `a` is where psync is started, `b` the other one.
 struct Scene {
     pair: Pair,
+    is_local: bool,
     options: Vec<&'static str>,
 }
 
@@ -49,7 +50,11 @@ impl Cost {
 
 impl Scene {
     fn new(options: &[&'static str]) -> Scene {
-        Scene { pair: Pair::new(), options: options.to_vec() }
+        Scene { pair: Pair::new(), is_local: false, options: options.to_vec() }
+    }
+
+    fn local() -> Scene {
+        Scene { is_local: true, ..Scene::new(&[]) }
     }
 
     /// Both have the source of psync and have agreed on it.
@@ -61,9 +66,13 @@ impl Scene {
     }
 
     fn run(&self, options: &[&str]) -> Value {
-        let mut command = psync_over(&self.pair.temp, &local_rsh(&self.pair.temp));
+        let mut command = match self.is_local {
+            true => psync(&self.pair.temp),
+            false => psync_over(&self.pair.temp, &local_rsh(&self.pair.temp)),
+        };
+        let host = if self.is_local { "" } else { "host:" };
         command.args(&self.options).args(options).arg("--json").arg(&self.pair.a);
-        Said::of(command.arg(format!("host:{}", self.pair.b.display())), 0).summary()
+        Said::of(command.arg(format!("{host}{}", self.pair.b.display())), 0).summary()
     }
 
     /// What a run is said to cost; it must cost that, and the trees must be the same then. A rehearsal
@@ -179,6 +188,22 @@ fn a_first_copy_costs_what_was_said_and_the_rehearsal_sends_no_content() {
         let rehearsal = Cost::of(&scene.run(&["-n", "--stats"]));
         let cost = scene.costs_what_is_said();
         assert!(rehearsal.all() < cost.all() / 50, "{} {}", rehearsal.all(), cost.all());
+    }
+}
+
+#[test]
+fn many_files_go_packed_between_two_folders_and_cost_what_was_said() {
+    for near in [true, false] {
+        let scene = Scene::local();
+        let mut bytes = 0;
+        for number in 0..400 {
+            let text = format!("file {number} says this, ").repeat(number % 60 + 10);
+            bytes += text.len() as u64;
+            write_file(scene.root(near).join(format!("text {number}")), text);
+        }
+        write_file(scene.root(near).join("noise"), noise(3, 100_000));
+        let cost = scene.costs_what_is_said();
+        assert!(cost.all() < 100_000 + bytes / 2, "{} of {bytes}", cost.all());
     }
 }
 

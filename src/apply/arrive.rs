@@ -32,6 +32,8 @@ const BATCH_BYTES: (u64, u64) = (64 << 20, 512 << 20);
 const BATCH_TIME: Duration = Duration::from_secs(1);
 /// Bytes in a content that is put together in memory.
 const MEMORY_MAX: u64 = 512 << 10;
+/// Bytes in a content that stays in memory for whoever wants to hear of what has come.
+const KEPT_MAX: usize = 1 << 20;
 /// Bytes received after which the disk is given them, so that it has something to do meanwhile.
 const FLUSH_BYTES: u64 = 32 << 20;
 
@@ -316,7 +318,9 @@ impl Applier<'_> {
 
     /// A content for whoever wants to hear of what has come, unless that has been too much of late.
     fn in_memory(&self, content: &Arc<Vec<u8>>) -> Option<InMemory> {
-        let hold = self.come.as_ref()?.allowance.hold(content.len())?;
+        // What is longer is kept in the store in another way, which reads it from its place.
+        let is_short = content.len() <= KEPT_MAX;
+        let hold = self.come.as_ref().filter(|_| is_short)?.allowance.hold(content.len())?;
         Some(InMemory { content: content.clone(), packed: None, holds: vec![hold] })
     }
 

@@ -4,8 +4,8 @@
 use super::number::{read_number, write_number};
 use super::{DeltaError, PATCH_MAX, frame};
 
-/// The patch that makes a content of `len` bytes of nothing, if `packed` is that content in one zstd frame,
-/// or the content itself (which shows by its length). None where it is not.
+/// The patch that makes a content of `len` bytes of nothing. `packed` is that content in one zstd frame, or the
+/// content itself, which shows by its length. None where that is no frame, or one with a dictionary or a checksum.
 pub fn patch_of_packed(packed: &[u8], len: usize) -> Option<Vec<u8>> {
     let fresh = if packed.len() == len { packed } else { frame::bare(packed)? };
     let mut step = Vec::new();
@@ -27,12 +27,13 @@ pub struct Unpacked {
     pub packed: Vec<u8>,
 }
 
-/// The inverse of [`patch_of_packed`], for a content of `len` bytes. None where the patch has more steps than one, or its steps are compressed.
+/// The inverse of [`patch_of_packed`], for a content of `len` bytes. None where the patch has more steps than
+/// one, or its steps are compressed.
 ///
 /// # Errors
 ///
-/// [`DeltaError::PatchSize`] above [`PATCH_MAX`], [`DeltaError::Decompress`] or [`DeltaError::FreshLength`] if the patch is damaged, as far as that can be
-/// seen: the caller compares the hash.
+/// [`DeltaError::PatchSize`] above [`PATCH_MAX`]. [`DeltaError::Decompress`] or [`DeltaError::FreshLength`] if
+/// the patch is damaged, as far as that can be seen: the caller compares the hash.
 pub fn unpack_patch(patch: &[u8], len: usize) -> Result<Option<Unpacked>, DeltaError> {
     if len > PATCH_MAX {
         return Err(DeltaError::PatchSize(len));

@@ -29,6 +29,19 @@ impl Packed {
         Packed { hash, size, chunks: vec![chunk] }
     }
 
+    /// Whether what it is packed as has its hash.
+    pub fn is_sound(&self) -> bool {
+        let mut hasher = blake3::Hasher::new();
+        let mut left = self.size;
+        for chunk in &self.chunks {
+            let len = left.min(CHUNK as u64);
+            let Ok(raw) = unpack(chunk, len as usize) else { return false };
+            hasher.update(&raw);
+            left -= len;
+        }
+        left == 0 && ContentHash(hasher.finalize().into()) == self.hash
+    }
+
     /// The only chunk of a content that has one: a zstd frame, or the content itself, if it has that many bytes.
     pub fn chunk(&self) -> Option<&[u8]> {
         match &self.chunks[..] {

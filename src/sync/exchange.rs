@@ -58,6 +58,15 @@ impl Closing {
     }
 }
 
+/// Whether the store may be filled in the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fills {
+    Never,
+    /// It would be, if this were more than a rehearsal.
+    Would,
+    Does,
+}
+
 /// One end at work.
 pub(super) struct Worker<'a> {
     applier: Applier<'a>,
@@ -109,10 +118,14 @@ impl<'a> Worker<'a> {
         report: &'a dyn Report,
     ) -> Result<Worker<'a>, SyncError> {
         let (free, keep) = site.disk();
-        let may_fill = intent == Intent::CarryOut && free >= keep;
+        let fills = match intent {
+            Intent::CarryOut if free >= keep => Fills::Does,
+            Intent::Rehearse if free >= keep => Fills::Would,
+            Intent::CarryOut | Intent::Rehearse | Intent::Show => Fills::Never,
+        };
         let Site { old, index, root, staging, .. } = site;
         let ground = (&*root, &*staging);
-        let (store, filling) = old_contents(old, ground, index, agreement, role, may_fill, report)?;
+        let (store, filling) = old_contents(old, ground, index, agreement, role, fills, report)?;
         let tools = Tools {
             root: &site.root,
             staging: &site.staging,
@@ -125,7 +138,7 @@ impl<'a> Worker<'a> {
         let mut applier = Applier::new(tools, role, agreement, keys, names);
         applier.keep_together(site.units.clone());
         applier.keep_within(site.space);
-        if filling.is_some() {
+        if filling.is_some() && fills == Fills::Does {
             applier.list_what_comes();
         }
         Ok(Worker {
@@ -463,7 +476,7 @@ fn old_contents<'a>(
     index: &mut Index,
     agreement: &Agreement,
     role: Role,
-    may_fill: bool,
+    fills: Fills,
     report: &dyn Report,
 ) -> Result<(Option<&'a mut Store>, Option<Files>), SyncError> {
     let mut notes = Vec::new();
@@ -479,7 +492,10 @@ fn old_contents<'a>(
     let (mut store, mut filling) = (None, None);
     if is_read {
         store = old.open(index, &mut notes);
-    } else if may_fill && (old.is_filling() || old.is_on() && crossing()) {
+    } else if fills != Fills::Never && (old.is_filling() || old.is_on() && crossing()) {
+        if fills == Fills::Would {
+            return Ok((None, Some(Files::of_nobody(old.largest_file()))));
+        }
         filling = old.fill_ahead(ground, index, &mut notes);
         filling.iter().for_each(|filling| filling.keep_if(|path| stays(agreement, role, path)));
     }

@@ -388,6 +388,11 @@ impl OldContents {
         Some(files)
     }
 
+    /// The largest file that it keeps a copy of, in bytes.
+    pub(super) fn largest_file(&self) -> u64 {
+        self.config.largest_file
+    }
+
     /// What was put into the store ahead.
     pub(super) fn take_put(&mut self) -> Put {
         std::mem::take(&mut self.put)

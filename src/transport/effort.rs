@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use psync_protocol::Message;
 use psync_protocol::frame::Effort;
-use psync_protocol::message::StreamCodec;
+use psync_protocol::message::{Base, Patched, Patches, StreamCodec};
 
 use super::rate::per_second;
 use super::trial::Trials;
@@ -216,6 +216,8 @@ impl Fitter {
     /// A flight of ours begins.
     pub(super) fn flight_begins(&mut self, now: Written) {
         self.flight = now;
+        self.is_packed = false;
+        self.trials.abort();
         self.watch_from(now);
     }
 
@@ -233,13 +235,13 @@ impl Fitter {
             effort => return effort,
         }
         match message {
-            // Compressing it once more gains nothing; nor is what stands between two such worth beginning
-            // anew.
-            Message::Patches(_) => self.is_packed = self.is_quickest(),
-            Message::Literal(_) => self.is_packed = false,
-            _ => {}
+            // Compressing it once more gains nothing.
+            Message::Patches(patches) => self.is_packed = is_parcel(patches),
+            // To begin anew for what stands between two such takes more than it saves.
+            Message::Proof(_) | Message::FileFailed(_) => {}
+            _ => self.is_packed = false,
         }
-        if self.is_packed {
+        if self.is_packed && self.is_quickest() {
             return Effort::Stored;
         }
         if let Message::Literal(bytes) = message {
@@ -264,9 +266,10 @@ impl Fitter {
         }
     }
 
-    /// Contents may go as they are packed for something else.
-    pub(super) fn may_pack(&mut self) {
-        self.packs = true;
+    /// Contents may go as they are packed for something else, from now on or no longer.
+    pub(super) fn may_pack(&mut self, packs: bool) {
+        self.packs = packs;
+        self.trials.abort();
     }
 
     /// What was sent last stands for so many bytes more, which were compressed before.
@@ -287,13 +290,12 @@ impl Fitter {
         let watch = if self.level() <= START_MAX { WATCH } else { WATCH_LONG };
         if self.trials.is_running() {
             if seen.time() >= TRIAL {
-                self.rate = self.trials.end(through, now.time()).or(self.rate);
+                self.trials.end(through, now.time());
                 self.watch_from(now);
             }
         } else if self.may_try() && self.trials.is_due(now.time()) && seen.is_full(TRIAL) {
             // Is it the line that is slow, or the other end?
-            self.trials.begin(self.rate.unwrap_or(COMPRESSED_MAX), through);
-            self.rate = Some(COMPRESSED_MAX);
+            self.trials.begin(through);
             self.watch_from(now);
         } else if seen.time() >= watch && seen.share() < 0.75 {
             // The line waits for the compressor: it is faster than what this level is for.
@@ -305,16 +307,21 @@ impl Fitter {
             self.watch_from(now);
         } else if seen.time() >= WATCH_LONG {
             let observed = per_second(seen.bytes, seen.busy);
-            let is_less = |known: u64| known / 4 > observed && self.trials.is_worse(through);
-            let is_off = |known: u64| is_less(known) || known < observed / 4;
+            let is_off = |known: u64| known / 4 > observed || known < observed / 4;
             let is_slow = self.effort == Effort::Stored && observed <= COMPRESSED_MAX;
             if seen.is_full(WATCH_LONG) && (is_slow || self.rate.is_none_or(is_off)) {
                 self.is_no_pipe |= is_slow;
                 self.rate = Some(observed);
             }
+            self.trials.look(through);
             self.watch_from(now);
         }
-        self.effort = effort_for(self.rate);
+        self.effort = match effort_for(self.rate) {
+            Effort::Level(level) if self.packs && self.trials.is_for_packing() => {
+                Effort::Level(level.min(FASTEST))
+            }
+            effort => effort,
+        };
     }
 
     /// Whether less work may be worth trying.
@@ -335,6 +342,11 @@ impl Fitter {
     }
 }
 
+/// Whether a message is a content that was packed before.
+fn is_parcel(patches: &Patches) -> bool {
+    matches!(&patches.contents[..], [Patched { base: Base::Nothing, .. }])
+}
+
 /// How hard to compress for a line of this rate.
 fn effort_for(rate: Option<u64>) -> Effort {
     let Some(rate) = rate else { return Effort::Level(UNKNOWN) };
@@ -345,7 +357,6 @@ fn effort_for(rate: Option<u64>) -> Effort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use psync_protocol::message::Patches;
 
     fn literal(random: bool) -> Message {
         let mut bytes = vec![b'a'; 128 << 10];
@@ -456,6 +467,15 @@ mod tests {
         assert_eq!(fitter.fit(&literal(true), Written::default()), Effort::Level(3));
     }
 
+    fn patch_with(base: Base) -> Message {
+        let contents = vec![Patched { index: 0, base }];
+        Message::Patches(Patches { contents, patch: Vec::new() })
+    }
+
+    fn parcel() -> Message {
+        patch_with(Base::Nothing)
+    }
+
     /// Sends files over a line that is always busy, of which so many KiB a second pass as they were packed, or
     /// compressed for the line, for so many seconds.
     fn busy(
@@ -464,7 +484,7 @@ mod tests {
         (packed, coded): (u64, u64),
         secs: u32,
     ) -> Written {
-        let patches = Message::Patches(Patches { contents: Vec::new(), patch: Vec::new() });
+        let patches = parcel();
         for _ in 0..secs * 40 {
             let is_packed = fitter.is_quickest();
             let through = if is_packed { packed } else { coded };
@@ -485,9 +505,10 @@ mod tests {
         let mut fitter = Fitter::new(Compression::Fitting, Some(20_000));
         let now = busy(&mut fitter, Written::default(), (120_000, 90_000), 3);
         assert!(!fitter.is_quickest(), "nothing is packed");
-        fitter.may_pack();
+        fitter.may_pack(true);
         let now = busy(&mut fitter, now, (120_000, 90_000), 6);
         assert!(fitter.is_quickest());
+        assert_eq!(fitter.rate(), Some(20_000), "a trial says nothing of the line");
         // It has become slower than it was before the trial.
         busy(&mut fitter, now, (60_000, 90_000), 2);
         assert!(!fitter.is_quickest());
@@ -496,7 +517,7 @@ mod tests {
     #[test]
     fn a_line_that_is_slow_is_tried_now_and_then_and_compressed_for() {
         let mut fitter = Fitter::new(Compression::Fitting, Some(20_000));
-        fitter.may_pack();
+        fitter.may_pack(true);
         let mut packed = 0;
         let mut now = Written::default();
         for _ in 0..240 {
@@ -509,14 +530,14 @@ mod tests {
 
     #[test]
     fn what_was_packed_before_is_not_compressed_once_more() {
-        let patches = Message::Patches(Patches { contents: Vec::new(), patch: Vec::new() });
-        let efforts = |rate| {
+        let proof = Message::Proof(psync_protocol::message::Proof::of(&[]));
+        let efforts = |rate, first: &Message| {
             let mut fitter = Fitter::new(Compression::Fitting, Some(rate));
-            [&patches, &Message::End, &literal(false)]
-                .map(|message| fitter.fit(message, Written::default()))
+            [first, &proof, &Message::End].map(|message| fitter.fit(message, Written::default()))
         };
         let (stored, quickest) = (Effort::Stored, Effort::Level(FASTEST));
-        assert_eq!(efforts(100_000), [stored, stored, quickest]);
-        assert_eq!(efforts(20_000), [Effort::Level(3); 3]);
+        assert_eq!(efforts(100_000, &parcel()), [stored, stored, quickest]);
+        assert_eq!(efforts(100_000, &patch_with(Base::Own)), [quickest; 3]);
+        assert_eq!(efforts(20_000, &parcel()), [Effort::Level(3); 3]);
     }
 }

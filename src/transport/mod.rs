@@ -225,6 +225,8 @@ pub struct Line {
     /// Flights of both ends that have ended.
     flights: u64,
     limit: Option<u64>,
+    /// Whether both ends are in this process.
+    is_local: bool,
     writer: Writer,
     traffic: Arc<Traffic>,
     timeout: Option<Duration>,
@@ -254,6 +256,7 @@ impl Line {
             remembered: Rates::default(),
             flights: 0,
             limit: limits.rate,
+            is_local: false,
             writer: Writer::start(
                 File::from(output),
                 (limits.rate, limits.timeout),
@@ -319,7 +322,11 @@ impl Line {
     pub fn pair(limits: LineLimits) -> io::Result<(Line, Line)> {
         let (a, b) = UnixStream::pair()?;
         let (a_out, b_out) = (a.try_clone()?, b.try_clone()?);
-        Ok((Line::new(a.into(), a_out.into(), limits)?, Line::new(b.into(), b_out.into(), limits)?))
+        let end = |input: UnixStream, output: UnixStream| {
+            let line = Line::new(input.into(), output.into(), limits)?;
+            Ok::<_, io::Error>(Line { is_local: true, ..line })
+        };
+        Ok((end(a, a_out)?, end(b, b_out)?))
     }
 
     /// What the line has carried so far.
@@ -337,17 +344,16 @@ impl Line {
         self.sending.as_ref().is_some_and(Sending::is_compressed)
     }
 
-    /// Files may be sent as they are packed for something else, with the quickest level. [`Line::is_fast`] says
-    /// when that is best.
-    pub fn may_pack(&mut self) {
-        self.sending.iter_mut().for_each(|sending| sending.fitter.may_pack());
+    /// Files may be sent as they are packed for something else, with the quickest level, from now on or no longer.
+    /// [`Line::is_fast`] says when that is best.
+    pub fn may_pack(&mut self, packs: bool) {
+        self.sending.iter_mut().for_each(|sending| sending.fitter.may_pack(packs));
     }
 
-    /// Whether the line takes what the quickest level of compression makes, or more.
+    /// Whether the line takes what the quickest level of compression makes, or more, or is none. Not where a person
+    /// has said how hard to compress.
     pub fn is_fast(&self) -> bool {
-        let is_slower =
-            |sending: &Sending| sending.is_compressed() && !sending.fitter.is_quickest();
-        !self.sending.as_ref().is_some_and(is_slower)
+        self.is_local || self.sending.as_ref().is_some_and(|sending| sending.fitter.is_quickest())
     }
 
     /// What was sent last was compressed before it came here, and had so many bytes more then.

@@ -8,59 +8,67 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// So many trials at most.
 const TRIALS: u32 = 4;
 
-/// Trials of sending files as they were packed.
+/// Trials of sending files as they were packed. Speeds are KiB of files a second.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
     begun: u32,
     /// When the next one is due, in time within flights.
     due: Duration,
-    running: Option<Before>,
-    /// How fast files passed, in KiB a second, before a trial that was worth it.
-    beaten: Option<u64>,
+    state: State,
 }
 
-/// How things stood before a trial.
-#[derive(Debug, Clone, Copy)]
-struct Before {
-    /// What was known of the line's rate.
-    rate: u64,
-    /// How fast files passed, both in KiB a second.
-    through: u64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// Files are compressed for the line.
+    #[default]
+    Off,
+    /// It is being tried, and files passed so fast before.
+    Running { before: u64 },
+    /// It was worth it, and files passed so fast before.
+    Won { before: u64 },
 }
 
 impl Trials {
     pub(super) fn is_due(&self, now: Duration) -> bool {
-        self.running.is_none() && self.begun < TRIALS && now >= self.due
+        self.state == State::Off && self.begun < TRIALS && now >= self.due
     }
 
     pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
+        matches!(self.state, State::Running { .. })
     }
 
-    /// Begins one; files have passed so fast up to now, on a line that is known to take `rate`, in KiB a
-    /// second.
-    pub(super) fn begin(&mut self, rate: u64, through: u64) {
+    /// Whether files should go as they were packed, to try it or because that was worth it.
+    pub(super) fn is_for_packing(&self) -> bool {
+        self.state != State::Off
+    }
+
+    /// Begins one; files have passed so fast up to now.
+    pub(super) fn begin(&mut self, before: u64) {
         self.begun += 1;
-        self.running = Some(Before { rate, through });
-        self.beaten = None;
+        self.state = State::Running { before };
     }
 
-    /// Ends it; files have passed so fast meanwhile. None where a tenth more did: it stays as it is. Else what was
-    /// known of the line.
-    pub(super) fn end(&mut self, through: u64, now: Duration) -> Option<u64> {
-        self.due = now + PAUSE * 2u32.pow(self.begun.min(TRIALS) - 1);
-        let before = self.running.take()?;
-        if through > before.through / 10 * 11 {
-            self.beaten = Some(before.through);
-            return None;
+    /// Ends it; files have passed so fast meanwhile. It stays like that where a tenth more did.
+    pub(super) fn end(&mut self, through: u64, now: Duration) {
+        self.due = now + PAUSE * 2u32.pow(self.begun.clamp(1, TRIALS) - 1);
+        self.state = match self.state {
+            State::Running { before } if through > before / 10 * 11 => State::Won { before },
+            State::Running { .. } | State::Off | State::Won { .. } => State::Off,
+        };
+    }
+
+    /// Files pass so fast now: where that is less than before the trial, it is worth it no more.
+    pub(super) fn look(&mut self, through: u64) {
+        if matches!(self.state, State::Won { before } if through < before) {
+            self.state = State::Off;
         }
-        Some(before.rate)
     }
 
-    /// Whether files pass more slowly now than they did before the trial that was worth it; true where there was
-    /// none.
-    pub(super) fn is_worse(&self, through: u64) -> bool {
-        self.beaten.is_none_or(|beaten| through < beaten)
+    /// One that is running can show nothing: something else goes over the line now.
+    pub(super) fn abort(&mut self) {
+        if self.is_running() {
+            self.state = State::Off;
+        }
     }
 }
 
@@ -71,11 +79,14 @@ mod tests {
     #[test]
     fn what_lets_more_pass_stays_until_less_does() {
         let mut trials = Trials::default();
-        assert!(trials.is_due(Duration::ZERO) && trials.is_worse(1));
-        trials.begin(20_000, 80_000);
+        assert!(trials.is_due(Duration::ZERO) && !trials.is_for_packing());
+        trials.begin(80_000);
         assert!(trials.is_running() && !trials.is_due(Duration::from_secs(100)));
-        assert_eq!(trials.end(90_000, Duration::from_secs(1)), None);
-        assert!(!trials.is_worse(80_000) && trials.is_worse(79_999));
+        trials.end(90_000, Duration::from_secs(1));
+        trials.look(80_000);
+        assert!(trials.is_for_packing() && !trials.is_running());
+        trials.look(79_999);
+        assert!(!trials.is_for_packing());
     }
 
     #[test]
@@ -84,9 +95,9 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut waited = Vec::new();
         while trials.is_due(now) {
-            trials.begin(20_000, 80_000);
-            assert_eq!(trials.end(85_000, now), Some(20_000));
-            assert!(trials.is_worse(85_000));
+            trials.begin(80_000);
+            trials.end(85_000, now);
+            assert!(!trials.is_for_packing());
             let before = now;
             while !trials.is_due(now) && now < before + Duration::from_secs(100) {
                 now += Duration::from_secs(1);
@@ -94,5 +105,17 @@ mod tests {
             waited.push((now - before).as_secs());
         }
         assert_eq!(waited, [2, 4, 8, 100]);
+    }
+
+    #[test]
+    fn one_that_is_interrupted_shows_nothing() {
+        let mut trials = Trials::default();
+        trials.begin(80_000);
+        trials.abort();
+        assert!(!trials.is_for_packing());
+        trials.begin(80_000);
+        trials.end(100_000, Duration::ZERO);
+        trials.abort();
+        assert!(trials.is_for_packing());
     }
 }

@@ -153,9 +153,21 @@ impl Files {
         Files(Arc::new(Waiting { state, more, allowance, largest, chunks }))
     }
 
-    /// Adds files, which are taken after those that are there.
+    /// Those of a rehearsal: nobody takes them.
+    pub(in crate::sync) fn of_nobody(largest: u64) -> Files {
+        let files = Files::new(largest, None);
+        files.end();
+        files
+    }
+
+    /// Adds files, which are taken after those that are there, unless nobody takes any more.
     pub(in crate::sync) fn add<I: Into<Item>>(&self, files: impl IntoIterator<Item = I>) {
-        self.lock().files.extend(files.into_iter().map(I::into));
+        let mut state = self.lock();
+        if state.is_over {
+            return;
+        }
+        state.files.extend(files.into_iter().map(I::into));
+        drop(state);
         self.0.more.notify_one();
     }
 
@@ -175,7 +187,7 @@ impl Files {
         self.0.largest
     }
 
-    /// What the store has, if it is the store that is filled.
+    /// What the store has, if that is being filled.
     pub(super) fn chunks(&self) -> Option<&Chunks> {
         self.0.chunks.as_ref()
     }
@@ -191,7 +203,10 @@ impl Files {
     }
 
     fn end(&self) {
-        self.lock().is_over = true;
+        let mut state = self.lock();
+        state.is_over = true;
+        state.files = VecDeque::new();
+        drop(state);
         self.0.more.notify_one();
     }
 
@@ -240,7 +255,10 @@ impl Ahead {
                 snapshots: AtomicBool::new(true),
                 largest: taken.largest(),
             };
-            work(Reader { files, stage, packer, buffer: Vec::new() }, &taken)
+            let done = work(Reader { files, stage, packer, buffer: Vec::new() }, &taken);
+            // What comes now would only lie there.
+            taken.end();
+            done
         };
         let thread = thread::Builder::new().name("remember".into()).spawn(work).ok()?;
         Some(Ahead { files, thread: Some(thread) })

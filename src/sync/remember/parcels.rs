@@ -9,6 +9,7 @@ use std::vec::IntoIter;
 use super::ahead::{Files, Ready};
 use super::read::{FileReader, Found, HAND_BYTES, HAND_FILES, PACK_MAX};
 use crate::index::SharedFile;
+use crate::manifest::Stamp;
 use crate::root::Root;
 use crate::store::{Chunks, Packed, Packer};
 
@@ -51,15 +52,15 @@ impl Parcels {
     ) -> Option<Parcels> {
         let root = root.try_clone().ok()?;
         let packer = Packer::new().ok()?;
-        let (chunks, largest) = (filling.chunks()?.clone(), filling.largest().min(PACK_MAX));
+        let (chunks, largest) = (filling.chunks().cloned(), filling.largest().min(PACK_MAX));
         let (sender, batches) = sync_channel(QUEUE);
-        let work = move || pack_all(&root, &files, (packer, largest), &chunks, &sender);
+        let work = move || pack_all(&root, &files, (packer, largest), chunks.as_ref(), &sender);
         let thread = thread::Builder::new().name("pack".into()).spawn(work).ok()?;
         Some(Parcels { batches: Some(batches), batch: IntoIter::default(), thread: Some(thread) })
     }
 
     /// The next file. None where it has to be sent otherwise: it is too long, is another one by now, or
-    /// cannot be read.
+    /// cannot be read; or the thread has failed.
     pub(in crate::sync) fn next(&mut self) -> Option<Parcel> {
         if self.batch.len() == 0 {
             self.batch = self.batches.as_ref()?.recv().ok()?.into_iter();
@@ -80,7 +81,7 @@ fn pack_all(
     root: &Root,
     files: &[SharedFile],
     (mut packer, largest): (Packer, u64),
-    chunks: &Chunks,
+    chunks: Option<&Chunks>,
     results: &SyncSender<Vec<Option<Parcel>>>,
 ) {
     let next = AtomicUsize::new(0);
@@ -94,7 +95,8 @@ fn pack_all(
             && bytes < HAND_BYTES
             && let Some(file) = rest.next()
         {
-            let parcel = chunks.packed(&file.hash, file.size).map(Parcel::Held);
+            let held = chunks.and_then(|chunks| held(root, file, chunks));
+            let parcel = held.map(Parcel::Held);
             batch.push(parcel.or_else(|| pack(&reader, file, &mut packer, &mut buffer)));
             bytes += file.size.min(largest);
         }
@@ -102,6 +104,15 @@ fn pack_all(
             return;
         }
     }
+}
+
+/// What the store has, if it is sound and the file looks as it did when it had that content: who compares it with
+/// its hash is nobody at this end later on, and what is damaged may be part of a file that the peer may not read.
+fn held(root: &Root, file: &SharedFile, chunks: &Chunks) -> Option<Packed> {
+    let packed = chunks.packed(&file.hash, file.size)?;
+    let (_, stat) = root.open_file(&file.path).ok()?;
+    let is_untouched = file.stamp != Stamp::UNKNOWN && file.stamp == stat.stamp();
+    (is_untouched && packed.is_sound()).then_some(packed)
 }
 
 fn pack(
@@ -126,17 +137,28 @@ mod tests {
     use super::super::ground::{Ground, expected};
     use super::*;
 
+    /// A file that looks as it did when it was read.
+    fn untouched(ground: &Ground, name: &str, content: &str) -> SharedFile {
+        let file = ground.file(name, content);
+        let (_, stat) = ground.root.open_file(&file.path).unwrap();
+        SharedFile { stamp: stat.stamp(), ..file }
+    }
+
     #[test]
     fn files_are_packed_in_their_order_and_what_cannot_be_is_left_to_others() {
         let ground = Ground::new("parcels");
         let mut store = ground.store(1 << 30);
-        let held = expected("held", "the store has this, and the tree has it no more");
-        let packed = Packer::new().unwrap().pack(
-            held.size,
-            &mut &b"the store has this, and the tree has it no more"[..],
-            None,
-        );
-        store.put(&packed.unwrap()).unwrap();
+        let held = untouched(&ground, "held", "both have this");
+        let damaged = untouched(&ground, "damaged", "the tree has this, and the store that");
+        let edited = untouched(&ground, "edited", "the store has this");
+        std::fs::write(ground.folder.join("edited"), "the tree has that").unwrap();
+        for (file, chunk) in [
+            (&held, "both have this"),
+            (&damaged, "the store has that, and the tree this"),
+            (&edited, "the store has this"),
+        ] {
+            store.put(&Packed::of_chunk(file.hash, file.size, chunk.into())).unwrap();
+        }
         let ahead = Ahead::fill(&ground.root, &ground.staging, store).unwrap();
         let mut files: Vec<SharedFile> =
             (0..200).map(|at| ground.file(&format!("file {at}"), format!("text {at}"))).collect();
@@ -144,11 +166,11 @@ mod tests {
         files[71] = ground.file("as long as can be", vec![7; 1 << 20]);
         std::fs::write(ground.folder.join("file 72"), "text!72").unwrap();
         files[73] = expected("gone", "nobody has this");
-        files[74] = held.clone();
+        files[74..77].clone_from_slice(&[held.clone(), damaged, edited]);
         let mut parcels = Parcels::start(&ground.root, files.clone(), &ahead.files()).unwrap();
         for (at, file) in files.iter().enumerate() {
             match (at, parcels.next()) {
-                (70 | 72 | 73, None) => {}
+                (70 | 72 | 73 | 76, None) => {}
                 (74, Some(Parcel::Held(packed))) => assert_eq!(packed.hash, held.hash),
                 (_, Some(Parcel::New((packed, _)))) => assert_eq!(packed.hash, file.hash),
                 (at, other) => panic!("{at}: {other:?}"),
