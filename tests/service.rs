@@ -305,7 +305,8 @@ fn the_audit_log_survives_rotation_and_who_was_refused_is_in_it() {
         format!("{} {}\n", daemon.place(), key_of(&daemon.temp, "server")),
     );
     Said::of(other.args(["--list", &format!("psync://{}/", daemon.place())]), 42);
-    daemon.logged("refused", |_| true);
+    let refused = || audited(&path).into_iter().find(|line| line["what"] == "refused");
+    daemon.wait_until("the refusal is in the audit log", || refused().is_some());
     fs::rename(&path, &old).unwrap();
     daemon.reload();
     daemon.sync_expecting(0, &[]);
