@@ -22,8 +22,7 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// A content that was packed elsewhere: in one zstd frame that says no more than its bytes, or as it is. It
-    /// has at most 1 MiB.
+    /// A content of at most 1 MiB that was packed elsewhere: as one zstd frame that is shorter, or as it is.
     pub fn of_chunk(hash: ContentHash, size: u64, chunk: Vec<u8>) -> Packed {
         debug_assert!(size <= CHUNK as u64);
         Packed { hash, size, chunks: vec![chunk] }
