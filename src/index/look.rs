@@ -1,14 +1,12 @@
 //! Looking at an index without changing it: also while a run is at work on the root.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use psync_protocol::{IndexId, RelPath, ReplicaId};
 use rusqlite::{OpenFlags, OptionalExtension};
 
-use super::open::{FILE, FORMAT, LOCK};
+use super::open::{FILE, FORMAT};
 use super::{Index, IndexError, OpenError, Peer};
 use crate::database;
 
@@ -119,17 +117,4 @@ impl Index {
         self.db.execute("UPDATE peers SET our_scope = zeroblob(8)", [])?;
         Ok(())
     }
-}
-
-/// Whether a run is at work on the root whose state is in this directory. The kernel's list of locks
-/// is asked: to try the lock would be in the way of a run that starts just now.
-pub fn is_locked(dir: &Path) -> bool {
-    let Ok(found) = fs::metadata(dir.join(LOCK)) else { return false };
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    // As in `1: FLOCK  ADVISORY  WRITE 4711 00:2b:1234 0 EOF`.
-    let inode = format!(":{}", found.ino());
-    locks.lines().any(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        words.contains(&"FLOCK") && words.iter().any(|word| word.ends_with(&inode))
-    })
 }

@@ -20,7 +20,7 @@ mod traces;
 pub use blocks::{BlockHashes, Remembered, SharedFile};
 pub use chain::{Link, Pair, Signer};
 pub use conflicts::{Listed, Which};
-pub use look::{Acquaintance, Numbers, is_locked};
+pub use look::{Acquaintance, Numbers};
 pub use open::{Lock, OpenError, SetAside};
 pub use peers::{LineFigures, Peer};
 pub use retention::TOMBSTONE_AGE;

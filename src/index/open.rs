@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use psync_protocol::{IndexId, ReplicaId};
 use rusqlite::{Connection, OptionalExtension};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::columns::Versions;
@@ -17,7 +18,10 @@ use super::{Index, IndexError};
 use crate::database;
 
 pub(super) const FILE: &str = "index.db";
-pub(super) const LOCK: &str = "lock";
+const LOCK: &str = "lock";
+/// How often the lock is tried before somebody is taken to work on the root.
+const TRIES: u32 = 5;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 /// The format that this psync reads and writes.
 pub(super) const FORMAT: i64 = MIGRATIONS.len() as i64;
 
@@ -154,11 +158,32 @@ impl Lock {
         let mut options = File::options();
         options.create(true).truncate(false).write(true).custom_flags(flags as i32);
         let file = options.open(&path).map_err(io)?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        let attempt = || flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let mut taken = attempt();
+        for _ in 1..TRIES {
+            // Whoever only asks has a share for a moment.
+            if taken == Err(Errno::WOULDBLOCK) {
+                std::thread::sleep(BETWEEN_TRIES);
+                taken = attempt();
+            }
+        }
+        match taken {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Busy),
+            Err(Errno::WOULDBLOCK) => Err(OpenError::Busy),
             Err(error) => Err(OpenError::Io { path: path.clone(), error: error.into() }),
         }
+    }
+
+    /// Whether somebody has the lock in a state directory. It is found out by taking a share in the
+    /// lock for a moment: the kernel's own list of locks leaves out what is held all the time when
+    /// other locks come and go while it is read.
+    pub fn is_taken(dir: &Path) -> bool {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(flags.bits() as i32).open(dir.join(LOCK));
+        // Where there is no lock to be seen there is no state to be seen either.
+        let Ok(file) = file else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
 }
 

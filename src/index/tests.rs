@@ -1,10 +1,13 @@
 //! What an index remembers of contents, and databases of older formats.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use psync_protocol::{Content, ContentHash, RelPath};
+use rustix::fs::{FlockOperation, flock};
 
 use super::*;
 use crate::manifest::{Reference, Stamp, Stored};
@@ -279,4 +282,57 @@ fn strangers_leave_no_more_than_so_many_peers_and_those_met_often_stay() {
     assert!(index.acquaintances().unwrap().is_empty());
     index.forget_strangers(id(0)).unwrap();
     assert!(index.signers().unwrap().is_empty());
+}
+
+/// What comes of `run`, which may not panic, while other locks come and go all the time.
+fn among_other_locks<T>(folder: &Path, run: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..2 {
+            let over = &over;
+            scope.spawn(move || {
+                let files: [File; 20] = std::array::from_fn(|number| {
+                    File::create(folder.join(format!("other-{thread}-{number}"))).unwrap()
+                });
+                while !over.load(Ordering::Relaxed) {
+                    files.iter().for_each(|file| flock(file, FlockOperation::LockShared).unwrap());
+                    files.iter().for_each(|file| flock(file, FlockOperation::Unlock).unwrap());
+                }
+            });
+        }
+        let result = run();
+        over.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+#[test]
+fn a_root_that_somebody_works_on_is_always_seen_to_be_taken() {
+    let folder = Folder::new();
+    assert!(!Lock::is_taken(&folder.0));
+    let lock = Lock::take(&folder.0).unwrap();
+    let passed_over =
+        among_other_locks(&folder.0, || (0..2000).filter(|_| !Lock::is_taken(&folder.0)).count());
+    assert_eq!(passed_over, 0);
+    assert!(matches!(Lock::take(&folder.0), Err(OpenError::Busy)));
+    drop(lock);
+    assert!(!Lock::is_taken(&folder.0));
+}
+
+#[test]
+fn who_only_asks_is_not_in_the_way_of_who_takes_the_lock() {
+    let folder = Folder::new();
+    let over = AtomicBool::new(false);
+    drop(Lock::take(&folder.0).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                Lock::is_taken(&folder.0);
+                thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let refused = (0..200).filter(|_| Lock::take(&folder.0).is_err()).count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(refused, 0);
+    });
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, Read};
 
 use psync_protocol::RelPath;
 use rustix::fs::{Access, AtFlags, accessat};
@@ -22,7 +22,10 @@ pub struct Locked(HashSet<u64>);
 impl Locked {
     /// As things stand now. Where the list cannot be read, nothing is known to be in use.
     pub fn now() -> Locked {
-        Locked::parse(&fs::read_to_string("/proc/locks").unwrap_or_default())
+        let once = || Locked::parse(&kernels_list().unwrap_or_default()).0;
+        // Between two reads of a long list its lines move when other locks come or go, and one that
+        // is held all the time may be passed over: hardly twice.
+        Locked(once().into_iter().chain(once()).collect())
     }
 
     /// From lines such as `1: POSIX  ADVISORY  READ 4711 00:2b:1234 128 128`.
@@ -45,6 +48,15 @@ impl Locked {
     pub fn holds(&self, inode: u64) -> bool {
         self.0.contains(&inode)
     }
+}
+
+/// The kernel's list of locks, in as few reads as it allows: each gives a page of it at most, which
+/// is as things stood at one moment.
+fn kernels_list() -> io::Result<String> {
+    let mut list = BufReader::with_capacity(1 << 16, fs::File::open("/proc/locks")?);
+    let mut text = String::new();
+    while list.read_line(&mut text)? > 0 {}
+    Ok(text)
 }
 
 impl Root {
@@ -94,6 +106,13 @@ impl Root {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use rustix::fs::{FlockOperation, fcntl_lock, flock};
+
     use super::Locked;
 
     #[test]
@@ -105,5 +124,33 @@ mod tests {
         );
         assert!(locked.holds(1234) && locked.holds(77) && !locked.holds(99));
         assert!(Locked::parse("").is_empty());
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_found_while_others_come_and_go() {
+        let folder = std::env::temp_dir();
+        let file = |name: &str| {
+            let path = folder.join(format!("psync-in-use-{name}-{}", std::process::id()));
+            let file = fs::File::create(&path).unwrap();
+            fs::remove_file(path).unwrap();
+            file
+        };
+        let held = file("held");
+        fcntl_lock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let inode = held.metadata().unwrap().ino();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let others: [fs::File; 20] =
+                    std::array::from_fn(|number| file(&number.to_string()));
+                while !over.load(Ordering::Relaxed) {
+                    others.iter().for_each(|it| flock(it, FlockOperation::LockShared).unwrap());
+                    others.iter().for_each(|it| flock(it, FlockOperation::Unlock).unwrap());
+                }
+            });
+            let missed = (0..1000).filter(|_| !Locked::now().holds(inode)).count();
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(missed, 0);
+        });
     }
 }

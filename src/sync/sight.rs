@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Keeping, SyncError};
-use crate::index::{self, Index};
+use crate::index::{Index, Lock};
 use crate::root::{Place, Root};
 
 /// A root that was synced before, opened for reading only.
@@ -33,6 +33,6 @@ impl Sight {
 
     /// Whether a run is at work on the root now.
     pub fn is_busy(&self) -> bool {
-        index::is_locked(&self.state)
+        Lock::is_taken(&self.state)
     }
 }
