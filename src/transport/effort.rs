@@ -30,6 +30,15 @@ impl Compression {
     }
 }
 
+/// With how little work files may pass, where it is worth trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Less {
+    /// As they are packed for something else, beside the quickest level.
+    Packed,
+    /// As they are.
+    AsTheyAre,
+}
+
 /// Up to which rate of the line, in KiB a second, each level is the right one. Measured on one core
 /// of this kind of machine with the 45 MB of Django's files (zstd 1.5, window 8 MiB), in MB of
 /// files a second and size after compression:
@@ -67,8 +76,7 @@ const START_MAX: i32 = 9;
 /// Above this level the processor has time for everything.
 const STORING_MAX: i32 = 6;
 
-/// How long it is watched before and after it is tried whether more files pass as they are packed for something
-/// else.
+/// How long it is watched before and after it is tried whether more files pass with less work.
 const TRIAL: Duration = Duration::from_millis(500);
 /// The strongest level from which that is tried: from stronger ones on it is the line that is slow.
 const TRIED_FROM: i32 = 3;
@@ -146,9 +154,16 @@ pub(super) struct Fitter {
     /// Bytes of files since the last piece that was tried.
     untried: usize,
     incompressible: usize,
-    /// Whether contents may go as they are packed for something else, with the quickest level.
-    packs: bool,
-    /// Whether they do.
+    /// With how little work files may pass that go now.
+    less: Option<Less>,
+    /// Whether something else than files passed in this watch, or nothing for a while: it shows nothing of what a
+    /// trial could change.
+    is_uneven: bool,
+    /// Time within flights at the last look.
+    looked: Duration,
+    /// What the trials are of.
+    tried: Option<Less>,
+    /// Whether they go as they are packed for something else.
     is_packed: bool,
 }
 
@@ -174,7 +189,10 @@ impl Fitter {
             sampler: None,
             untried: 0,
             incompressible: 0,
-            packs: false,
+            less: None,
+            is_uneven: false,
+            looked: Duration::ZERO,
+            tried: None,
             is_packed: false,
         }
     }
@@ -266,10 +284,16 @@ impl Fitter {
         }
     }
 
-    /// Contents may go as they are packed for something else, from now on or no longer.
-    pub(super) fn may_pack(&mut self, packs: bool) {
-        self.packs = packs;
+    /// With how little work files may pass from now on.
+    pub(super) fn may_do(&mut self, less: Option<Less>) {
+        if less.is_some() && less != self.tried {
+            self.tried = less;
+            self.trials = Trials::default();
+        }
+        self.less = less;
         self.trials.abort();
+        // What was sent until now says nothing of what follows.
+        self.is_uneven = true;
     }
 
     /// What was sent last stands for so many bytes more, which were compressed before.
@@ -281,10 +305,16 @@ impl Fitter {
     fn watch_from(&mut self, now: Written) {
         self.watch = now;
         self.watched = 0;
+        self.is_uneven = false;
     }
 
     /// Compares what the line takes with what comes out of the compressor.
     fn look(&mut self, now: Written) {
+        let pause = now.time().saturating_sub(std::mem::replace(&mut self.looked, now.time()));
+        if pause >= WATCH {
+            self.is_uneven = true;
+            self.trials.abort();
+        }
         let seen = now.since(self.watch);
         let through = per_second(self.watched, seen.time());
         let watch = if self.level() <= START_MAX { WATCH } else { WATCH_LONG };
@@ -293,41 +323,56 @@ impl Fitter {
                 self.trials.end(through, now.time());
                 self.watch_from(now);
             }
-        } else if self.may_try() && self.trials.is_due(now.time()) && seen.is_full(TRIAL) {
-            // Is it the line that is slow, or the other end?
+        } else if self.may_try(seen) && self.trials.is_due(now.time()) {
+            // Is it the line that is slow, or one of the ends?
             self.trials.begin(through);
             self.watch_from(now);
-        } else if seen.time() >= watch && seen.share() < 0.75 {
+        } else if seen.time() >= watch && seen.share() < 0.75 && self.rate < self.left_behind() {
             // The line waits for the compressor: it is faster than what this level is for.
-            let is_left = |level: i32| self.effort == Effort::Stored || level >= self.level();
-            let left = BANDS.iter().filter(|(_, level)| is_left(*level));
-            let most = if self.is_no_pipe { COMPRESSED_MAX } else { BEYOND };
-            let left_behind = left.map(|(up_to, _)| (up_to + 1).min(most)).max();
-            self.rate = self.rate.max(left_behind);
+            self.rate = self.left_behind();
             self.watch_from(now);
         } else if seen.time() >= WATCH_LONG {
             let observed = per_second(seen.bytes, seen.busy);
             let is_off = |known: u64| known / 4 > observed || known < observed / 4;
             let is_slow = self.effort == Effort::Stored && observed <= COMPRESSED_MAX;
+            self.trials.look(through);
             if seen.is_full(WATCH_LONG) && (is_slow || self.rate.is_none_or(is_off)) {
                 self.is_no_pipe |= is_slow;
                 self.rate = Some(observed);
             }
-            self.trials.look(through);
             self.watch_from(now);
         }
         self.effort = match effort_for(self.rate) {
-            Effort::Level(level) if self.packs && self.trials.is_for_packing() => {
-                Effort::Level(level.min(FASTEST))
-            }
+            Effort::Level(level) if self.trials.is_on() => match self.less {
+                Some(Less::Packed) => Effort::Level(level.min(FASTEST)),
+                Some(Less::AsTheyAre) => Effort::Stored,
+                None => Effort::Level(level),
+            },
             effort => effort,
         };
     }
 
-    /// Whether less work may be worth trying.
-    fn may_try(&self) -> bool {
-        let is_near = |level: i32| level > FASTEST && level <= TRIED_FROM;
-        self.packs && matches!(self.effort, Effort::Level(level) if is_near(level))
+    /// The least rate of a line for which the present level is too strong.
+    fn left_behind(&self) -> Option<u64> {
+        let is_left = |level: i32| self.effort == Effort::Stored || level >= self.level();
+        let left = BANDS.iter().filter(|(_, level)| is_left(*level));
+        let most = if self.is_no_pipe { COMPRESSED_MAX } else { BEYOND };
+        left.map(|(up_to, _)| (up_to + 1).min(most)).max()
+    }
+
+    /// Whether less work may be worth trying, after what was seen.
+    fn may_try(&self, seen: Written) -> bool {
+        let least = match self.less {
+            _ if self.is_uneven => return false,
+            Some(Less::Packed) if seen.is_full(TRIAL) => FASTEST + 1,
+            // Also where the line waits: more may pass of what does not have to be compressed. Of what cannot
+            // be, no less does in any case.
+            Some(Less::AsTheyAre) if seen.time() >= TRIAL && self.incompressible < STORE_AFTER => {
+                FASTEST
+            }
+            Some(_) | None => return false,
+        };
+        matches!(self.effort, Effort::Level(level) if (least..=TRIED_FROM).contains(&level))
     }
 
     /// Tries with a piece from the middle.
@@ -505,7 +550,7 @@ mod tests {
         let mut fitter = Fitter::new(Compression::Fitting, Some(20_000));
         let now = busy(&mut fitter, Written::default(), (120_000, 90_000), 3);
         assert!(!fitter.is_quickest(), "nothing is packed");
-        fitter.may_pack(true);
+        fitter.may_do(Some(Less::Packed));
         let now = busy(&mut fitter, now, (120_000, 90_000), 6);
         assert!(fitter.is_quickest());
         assert_eq!(fitter.rate(), Some(20_000), "a trial says nothing of the line");
@@ -515,9 +560,55 @@ mod tests {
     }
 
     #[test]
+    fn where_it_is_the_other_end_that_is_slow_files_go_as_they_are_after_a_trial() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(100_000));
+        fitter.may_do(Some(Less::AsTheyAre));
+        let go = |fitter: &mut Fitter, mut now: Written, stored: u64, coded: u64, secs: u32| {
+            for _ in 0..secs * 40 {
+                let is_stored = fitter.effort == Effort::Stored;
+                let (through, share) = if is_stored { (stored, 1) } else { (coded, 4) };
+                now.bytes += through * 1024 / 40 / share;
+                now.busy += Duration::from_millis(25);
+                for _ in 0..through / 40 / 128 {
+                    fitter.fit(&literal(false), now);
+                    fitter.pushed(&literal(false), 128 << 10);
+                }
+            }
+            now
+        };
+        let now = go(&mut fitter, Written::default(), 120_000, 90_000, 6);
+        assert_eq!(fitter.effort, Effort::Stored);
+        let now = go(&mut fitter, now, 60_000, 90_000, 4);
+        assert_eq!(fitter.effort, Effort::Level(FASTEST), "it has become slower than before");
+        fitter.may_do(None);
+        go(&mut fitter, now, 120_000, 90_000, 20);
+        assert_eq!(fitter.effort, Effort::Level(FASTEST), "what goes now is worth compressing");
+    }
+
+    #[test]
+    fn a_pause_before_files_go_is_no_reason_to_send_them_as_they_are() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(60_000));
+        let mut now = Written::default();
+        fitter.may_do(Some(Less::AsTheyAre));
+        for pause in [3000, 0, 0, 2000, 0, 0, 0, 700, 0, 0] {
+            now.idle += Duration::from_millis(pause);
+            for _ in 0..20 {
+                let through = if fitter.effort == Effort::Stored { 60_000 } else { 180_000 };
+                now.bytes += 60 << 20 >> 5;
+                now.busy += Duration::from_millis(31);
+                for _ in 0..through / 32 / 128 {
+                    fitter.fit(&literal(false), now);
+                    fitter.pushed(&literal(false), 128 << 10);
+                }
+            }
+            assert!(!fitter.trials.is_on() || fitter.trials.is_running());
+        }
+    }
+
+    #[test]
     fn a_line_that_is_slow_is_tried_now_and_then_and_compressed_for() {
         let mut fitter = Fitter::new(Compression::Fitting, Some(20_000));
-        fitter.may_pack(true);
+        fitter.may_do(Some(Less::Packed));
         let mut packed = 0;
         let mut now = Written::default();
         for _ in 0..240 {

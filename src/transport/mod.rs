@@ -14,7 +14,7 @@ mod tls;
 mod trial;
 mod writer;
 
-pub use effort::Compression;
+pub use effort::{Compression, Less};
 pub use halt::Halt;
 pub use ledger::Purpose;
 pub use pump::Pump;
@@ -344,10 +344,10 @@ impl Line {
         self.sending.as_ref().is_some_and(Sending::is_compressed)
     }
 
-    /// Files may be sent as they are packed for something else, with the quickest level, from now on or no longer.
-    /// [`Line::is_fast`] says when that is best.
-    pub fn may_pack(&mut self, packs: bool) {
-        self.sending.iter_mut().for_each(|sending| sending.fitter.may_pack(packs));
+    /// With how little work files may pass from now on. [`Line::is_fast`] says when it is best to send them as they
+    /// are packed for something else.
+    pub fn may_do(&mut self, less: Option<Less>) {
+        self.sending.iter_mut().for_each(|sending| sending.fitter.may_do(less));
     }
 
     /// Whether the line takes what the quickest level of compression makes, or more, or is none. Not where a person

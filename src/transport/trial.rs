@@ -1,5 +1,5 @@
-//! Trying whether more files pass as they are packed for the store, with less work for both ends: a line looks
-//! slow, too, where it is the other end that is busy, as one is that shares a processor with this one.
+//! Trying whether more files pass with less work for both ends, as they are or as they are packed for the store: a
+//! line looks slow, too, where it is the other end that is busy, as one is that shares a processor with this one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// So many trials at most.
 const TRIALS: u32 = 4;
 
-/// Trials of sending files as they were packed. Speeds are KiB of files a second.
+/// Trials of sending files with less work. Speeds are KiB of files a second.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
     begun: u32,
@@ -24,8 +24,8 @@ enum State {
     Off,
     /// It is being tried, and files passed so fast before.
     Running { before: u64 },
-    /// It was worth it, and files passed so fast before.
-    Won { before: u64 },
+    /// It was worth it, and files passed so fast before. Of late fewer pass.
+    Won { before: u64, is_in_doubt: bool },
 }
 
 impl Trials {
@@ -37,8 +37,8 @@ impl Trials {
         matches!(self.state, State::Running { .. })
     }
 
-    /// Whether files should go as they were packed, to try it or because that was worth it.
-    pub(super) fn is_for_packing(&self) -> bool {
+    /// Whether files should go with less work, to try it or because that was worth it.
+    pub(super) fn is_on(&self) -> bool {
         self.state != State::Off
     }
 
@@ -52,15 +52,22 @@ impl Trials {
     pub(super) fn end(&mut self, through: u64, now: Duration) {
         self.due = now + PAUSE * 2u32.pow(self.begun.clamp(1, TRIALS) - 1);
         self.state = match self.state {
-            State::Running { before } if through > before / 10 * 11 => State::Won { before },
+            State::Running { before } if through > before / 10 * 11 => {
+                State::Won { before, is_in_doubt: false }
+            }
             State::Running { .. } | State::Off | State::Won { .. } => State::Off,
         };
     }
 
-    /// Files pass so fast now: where that is less than before the trial, it is worth it no more.
+    /// Files pass so fast now: where that is less than before the trial twice in succession, it is worth it no
+    /// more. Once the other end may have stopped to put what it has in its place.
     pub(super) fn look(&mut self, through: u64) {
-        if matches!(self.state, State::Won { before } if through < before) {
-            self.state = State::Off;
+        if let State::Won { before, is_in_doubt } = self.state {
+            let is_less = through < before;
+            self.state = match is_less && is_in_doubt {
+                true => State::Off,
+                false => State::Won { before, is_in_doubt: is_less },
+            };
         }
     }
 
@@ -79,14 +86,18 @@ mod tests {
     #[test]
     fn what_lets_more_pass_stays_until_less_does() {
         let mut trials = Trials::default();
-        assert!(trials.is_due(Duration::ZERO) && !trials.is_for_packing());
+        assert!(trials.is_due(Duration::ZERO) && !trials.is_on());
         trials.begin(80_000);
         assert!(trials.is_running() && !trials.is_due(Duration::from_secs(100)));
         trials.end(90_000, Duration::from_secs(1));
         trials.look(80_000);
-        assert!(trials.is_for_packing() && !trials.is_running());
+        assert!(trials.is_on() && !trials.is_running());
+        for through in [79_999, 80_000, 79_999] {
+            trials.look(through);
+            assert!(trials.is_on());
+        }
         trials.look(79_999);
-        assert!(!trials.is_for_packing());
+        assert!(!trials.is_on());
     }
 
     #[test]
@@ -97,7 +108,7 @@ mod tests {
         while trials.is_due(now) {
             trials.begin(80_000);
             trials.end(85_000, now);
-            assert!(!trials.is_for_packing());
+            assert!(!trials.is_on());
             let before = now;
             while !trials.is_due(now) && now < before + Duration::from_secs(100) {
                 now += Duration::from_secs(1);
@@ -112,10 +123,10 @@ mod tests {
         let mut trials = Trials::default();
         trials.begin(80_000);
         trials.abort();
-        assert!(!trials.is_for_packing());
+        assert!(!trials.is_on());
         trials.begin(80_000);
         trials.end(100_000, Duration::ZERO);
         trials.abort();
-        assert!(trials.is_for_packing());
+        assert!(trials.is_on());
     }
 }

@@ -9,14 +9,18 @@ use psync_protocol::{Message, RelPath};
 use super::{Item, Sending, SyncError};
 use crate::delta;
 use crate::sync::remember::{Files, Parcel, Parcels};
+use crate::transport::Less;
 
 impl Sending<'_, '_, '_> {
     /// Sends files whole, in this order.
     pub(super) fn wholes(&mut self, items: &[Item]) -> Result<(), SyncError> {
         let Some(filling) = self.means.filling.filter(|_| !self.means.singly) else {
-            return items.iter().try_for_each(|item| self.whole(item));
+            self.means.out.line.may_do(Some(Less::AsTheyAre));
+            items.iter().try_for_each(|item| self.whole(item))?;
+            self.means.out.line.may_do(None);
+            return Ok(());
         };
-        self.means.out.line.may_pack(true);
+        self.means.out.line.may_do(Some(Less::Packed));
         let (mut parcels, mut can_pack) = (None, true);
         for (at, item) in items.iter().enumerate() {
             let packs = can_pack && self.means.out.line.is_fast();
@@ -32,7 +36,7 @@ impl Sending<'_, '_, '_> {
                 None => self.whole(item)?,
             }
         }
-        self.means.out.line.may_pack(false);
+        self.means.out.line.may_do(None);
         Ok(())
     }
 
