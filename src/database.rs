@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use rusqlite::{Connection, Error, OpenFlags, ffi};
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags, ffi};
 
 /// To read and write a database, which is made if there is none.
 pub const MAKE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -24,4 +24,19 @@ pub fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
         }
     }
     Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)
+}
+
+/// Whether an error says that the database itself is damaged, and not that it cannot be used now.
+pub fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::SqliteFailure(failure, _) => {
+            matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        }
+        // A table that is missing, in a database that says that it has it.
+        Error::SqlInputError { .. }
+        | Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..) => true,
+        _ => false,
+    }
 }

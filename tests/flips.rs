@@ -392,6 +392,8 @@ fn what_stands_in_the_place_of_psyncs_own_files_is_neither_followed_nor_waited_f
         ".psync/index.db",
         ".psync/index.db-wal",
         ".psync/index.db-shm",
+        ".psync/cache.db",
+        ".psync/cache.db-journal",
         ".psync/lock",
         ".psync/stage",
         ".psync/trash",

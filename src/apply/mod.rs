@@ -415,8 +415,8 @@ impl<'a> Applier<'a> {
     }
 
     /// Block hashes of an old content, if this end has kept any.
-    pub fn block_hashes(&self, hash: &ContentHash) -> Result<Option<BlockHashes>, ApplyError> {
-        Ok(self.index.blocks(hash)?)
+    pub fn block_hashes(&self, hash: &ContentHash) -> Option<BlockHashes> {
+        self.index.cache().blocks(hash)
     }
 
     /// The files on this side whose contents some peer is known to have.
@@ -438,8 +438,8 @@ impl<'a> Applier<'a> {
     }
 
     /// The sketch of a content, if this end has one.
-    pub fn sketch(&self, hash: &ContentHash) -> Result<Option<SketchBytes>, ApplyError> {
-        Ok(self.index.sketch(hash)?)
+    pub fn sketch(&self, hash: &ContentHash) -> Option<SketchBytes> {
+        self.index.cache().sketch(hash)
     }
 
     /// What stands at a path on this side, with that path.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use psync_protocol::{IndexId, RelPath, ReplicaId};
 use rusqlite::{OpenFlags, OptionalExtension};
 
+use super::cache::Cache;
 use super::open::{FILE, FORMAT};
 use super::{Index, IndexError, OpenError, Peer};
 use crate::database;
@@ -46,7 +47,7 @@ impl Index {
         if format != FORMAT {
             return Err(OpenError::OtherFormat { format, known: FORMAT });
         }
-        let mut index = Index::over(db);
+        let mut index = Index::over(db, Cache::look(dir));
         let meta = |key: &str| -> Result<Vec<u8>, OpenError> {
             let sql = "SELECT value FROM meta WHERE key = ?1";
             index.db.query_row(sql, [key], |row| row.get(0)).map_err(unusable)

@@ -1,35 +1,37 @@
 //! A replica's index: one row for each entry and tombstone, in SQLite, with what is known of each
-//! peer. All of a run's changes to it are made in few transactions, each after the files that it
-//! speaks of are durable.
+//! peer, and beside it what is known of contents. All of a run's changes to it are made in few
+//! transactions, each after the files that it speaks of are durable.
 
-mod blocks;
+mod cache;
 mod chain;
 mod columns;
 mod conflicts;
 mod look;
 mod open;
 mod peers;
+mod remembered;
 mod retention;
 mod rows;
-mod sketches;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod traces;
 
-pub use blocks::{BlockHashes, Remembered, SharedFile};
+pub use cache::{BlockHashes, Cache, CacheError, Digests, SKETCH_BYTES, SketchBytes};
 pub use chain::{Link, Pair, Signer};
 pub use conflicts::{Listed, Which};
 pub use look::{Acquaintance, Numbers};
 pub use open::{Lock, OpenError, SetAside};
 pub use peers::{LineFigures, Peer};
+pub use remembered::{Remembered, SharedFile};
 pub use retention::TOMBSTONE_AGE;
 pub use rows::Known;
-pub use sketches::{SKETCH_BYTES, SketchBytes};
 
 use psync_protocol::{IndexId, ReplicaId, Row, Version};
 use rusqlite::Connection;
 use thiserror::Error;
+
+use crate::database;
 
 /// An error of the state database.
 #[derive(Debug, Error)]
@@ -45,18 +47,11 @@ pub enum IndexError {
 impl IndexError {
     /// Whether the database itself is damaged, so that it has to be set aside.
     pub fn is_damage(&self) -> bool {
-        use rusqlite::ffi::ErrorCode;
         match self {
             IndexError::Nonsense(_) => true,
-            IndexError::Sqlite(error) => match error {
-                rusqlite::Error::SqliteFailure(failure, _) => {
-                    matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-                }
-                rusqlite::Error::FromSqlConversionFailure(..)
-                | rusqlite::Error::IntegralValueOutOfRange(..)
-                | rusqlite::Error::InvalidColumnType(..) => true,
-                _ => false,
-            },
+            // A query that it does not understand is no reason to take another identity.
+            IndexError::Sqlite(rusqlite::Error::SqlInputError { .. }) => false,
+            IndexError::Sqlite(error) => database::is_damage(error),
         }
     }
 }
@@ -65,6 +60,7 @@ impl IndexError {
 #[derive(Debug)]
 pub struct Index {
     db: Connection,
+    cache: Cache,
     replica: ReplicaId,
     index_id: IndexId,
     sequence: u64,
@@ -79,6 +75,16 @@ pub struct Index {
 }
 
 impl Index {
+    /// What is known of contents.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The same, to be added to.
+    pub fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
     /// Who this replica is.
     pub fn replica(&self) -> ReplicaId {
         self.replica

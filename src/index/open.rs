@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::cache::Cache;
 use super::columns::Versions;
 use super::{Index, IndexError};
 use crate::database;
@@ -101,6 +102,11 @@ const MIGRATIONS: &[&str] = &[
         said_signature BLOB NOT NULL, heard BLOB NOT NULL, heard_signature BLOB NOT NULL,
         at INTEGER NOT NULL, PRIMARY KEY(replica, number)
     ) WITHOUT ROWID;
+",
+    "
+    DROP TABLE blocks;
+    DROP TABLE sketches;
+    UPDATE entries SET remembered = 0 WHERE remembered != 0;
 ",
 ];
 
@@ -225,15 +231,17 @@ impl Index {
              PRAGMA wal_autocheckpoint = 16384;",
         )?;
         migrate(&mut db)?;
-        let mut index = Index::over(db);
+        let mut index = Index::over(db, Cache::open(dir));
         index.read_identity(random)?;
+        index.accept_cache()?;
         Ok(index)
     }
 
     /// An index whose identity has yet to be read.
-    pub(super) fn over(db: Connection) -> Index {
+    pub(super) fn over(db: Connection, cache: Cache) -> Index {
         Index {
             db,
+            cache,
             replica: ReplicaId([0; 16]),
             index_id: IndexId([0; 8]),
             sequence: 0,

@@ -97,18 +97,113 @@ fn a_file_that_changed_meanwhile_is_not_taken_for_remembered() {
     assert_eq!(names(&index, Remembered::Not), ["a"]);
 }
 
+fn put_blocks(index: &mut Index, hash: &ContentHash, packed: &[u8]) {
+    let blocks = Some(blocks(packed));
+    index.cache_mut().put(&[Digests { hash: *hash, blocks, sketch: None }]).unwrap();
+}
+
+#[test]
+fn most_are_noted_as_remembered_at_once_and_the_others_as_they_are() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    for name in ["a", "b", "c", "d", "e"] {
+        index.put(&file(name, name)).unwrap();
+    }
+    index.mark_shared(&["a", "b", "c", "d"].map(path).each_ref()).unwrap();
+    let files = index.to_remember(Remembered::Not).unwrap();
+    index.set_remembered(&files[3], Remembered::AsBlocks).unwrap();
+    let others = [(&files[1], Remembered::AsBlocks), (&files[2], Remembered::Not)];
+    index.set_most_remembered(Remembered::InStore, others).unwrap();
+    assert_eq!(names(&index, Remembered::Not), ["c"]);
+    assert_eq!(names(&index, Remembered::AsBlocks), ["c", "b", "d"]);
+    index.mark_shared(&[&path("e")]).unwrap();
+    assert_eq!(names(&index, Remembered::Not), ["c", "e"], "nobody had it");
+}
+
 #[test]
 fn block_hashes_come_back_as_they_were() {
     let folder = Folder::new();
     let hash = ContentHash::of_bytes(b"content");
     let mut index = folder.open();
-    assert_eq!(index.blocks(&hash).unwrap(), None);
-    index.put_blocks(&hash, &blocks(b"first")).unwrap();
-    index.put_blocks(&hash, &blocks(b"second")).unwrap();
+    assert_eq!(index.cache().blocks(&hash), None);
+    put_blocks(&mut index, &hash, b"first");
+    put_blocks(&mut index, &hash, b"second");
     drop(index);
     let index = folder.open();
-    assert!(index.has_blocks(&hash).unwrap());
-    assert_eq!(index.blocks(&hash).unwrap(), Some(blocks(b"second")));
+    assert!(index.cache().has_blocks(&hash));
+    assert_eq!(index.cache().blocks(&hash), Some(blocks(b"second")));
+}
+
+/// An index in which two files have a peer's content, one of them remembered as block hashes.
+fn remembering(folder: &Folder) -> Index {
+    let mut index = folder.open();
+    for (name, remembered) in [("a", Remembered::AsBlocks), ("b", Remembered::InStore)] {
+        let file = file(name, name);
+        index.put(&file).unwrap();
+        index.mark_shared(&[&path(name)]).unwrap();
+        let shared = index.to_remember(Remembered::Not).unwrap().remove(0);
+        put_blocks(&mut index, &shared.hash, name.as_bytes());
+        index.set_remembered(&shared, remembered).unwrap();
+    }
+    assert!(!index.has_to_remember(Remembered::Not).unwrap());
+    index
+}
+
+#[test]
+fn a_cache_that_is_damaged_or_gone_is_made_anew_and_filled_again() {
+    let damages: [fn(&Path); 3] = [
+        |file| fs::write(file, "nonsense".repeat(1000)).unwrap(),
+        |file| fs::remove_file(file).unwrap(),
+        |file| {
+            let db = rusqlite::Connection::open(file).unwrap();
+            db.pragma_update(None, "user_version", 99).unwrap();
+        },
+    ];
+    for (damage, is_told) in damages.into_iter().zip([true, false, true]) {
+        let folder = Folder::new();
+        drop(remembering(&folder));
+        damage(&folder.0.join("cache.db"));
+        let index = folder.open();
+        assert_eq!(index.cache().take_trouble().is_some(), is_told);
+        assert_eq!(names(&index, Remembered::Not), ["a"]);
+        assert_eq!(index.cache().blocks_in_all(), (0, 0));
+        assert_eq!(folder.open().cache().take_trouble(), None);
+    }
+}
+
+#[test]
+fn a_cache_that_turns_out_to_be_damaged_knows_nothing_until_it_is_made_anew() {
+    let folder = Folder::new();
+    drop(remembering(&folder));
+    let mut index = folder.open();
+    let hash = ContentHash::of_bytes(b"a");
+    let whole = fs::read(folder.0.join("cache.db")).unwrap();
+    let mut damaged = whole.clone();
+    damaged[4096..].fill(0xff);
+    fs::write(folder.0.join("cache.db"), damaged).unwrap();
+    assert_eq!(index.cache().blocks(&hash), None);
+    assert!(index.cache().take_trouble().is_some());
+    assert!(index.cache().again().is_none());
+    let digests = [Digests { hash, blocks: Some(blocks(b"a")), sketch: None }];
+    assert!(index.cache_mut().put(&digests).is_err());
+    assert_eq!(names(&index, Remembered::Not), <[&str; 0]>::default());
+    index.mend_cache().unwrap();
+    assert_eq!(names(&index, Remembered::Not), ["a"]);
+    index.cache_mut().put(&digests).unwrap();
+    assert!(index.cache().has_blocks(&hash));
+}
+
+#[test]
+fn two_may_have_the_cache_open() {
+    let folder = Folder::new();
+    let mut index = folder.open();
+    let mut other = index.cache().again().unwrap();
+    let hash = ContentHash::of_bytes(b"a");
+    let sketch = Some([7; SKETCH_BYTES]);
+    other.put(&[Digests { hash, blocks: Some(blocks(b"a")), sketch }]).unwrap();
+    assert_eq!(index.cache().blocks(&hash), Some(blocks(b"a")));
+    put_blocks(&mut index, &hash, b"b");
+    assert_eq!((other.blocks(&hash), other.sketch(&hash)), (Some(blocks(b"b")), sketch));
 }
 
 #[test]
@@ -125,11 +220,11 @@ fn block_hashes_stay_while_a_file_or_a_base_refers_to_them() {
     gone.row.content = Content::Deleted { moved_to: None };
     index.put(&gone).unwrap();
     for content in ["new", "old", "same", "stored", "gone", "older"] {
-        index.put_blocks(&hash(content), &blocks(b"")).unwrap();
+        put_blocks(&mut index, &hash(content), b"");
     }
     assert_eq!(index.purge_blocks(|found| *found == hash("stored")).unwrap(), 3);
     for content in ["new", "old", "same"] {
-        assert!(index.has_blocks(&hash(content)).unwrap(), "{content}");
+        assert!(index.cache().has_blocks(&hash(content)), "{content}");
     }
 }
 
@@ -146,7 +241,7 @@ fn an_index_of_the_first_format_keeps_its_rows_and_remembers_from_now_on() {
                 "DROP INDEX entries_to_remember; ALTER TABLE entries DROP COLUMN remembered;
              ALTER TABLE entries DROP COLUMN changed;
              ALTER TABLE entries DROP COLUMN base_size;
-             DROP TABLE sketches; DROP TABLE blocks; DROP TABLE lines; DROP TABLE conflicts; DROP TABLE conflict_sides;
+             DROP TABLE lines; DROP TABLE conflicts; DROP TABLE conflict_sides;
              DROP TABLE signers; DROP TABLE chain;
              PRAGMA user_version = 1;",
             )

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::database;
+
 /// Why the journal cannot do what it was asked for. Never a reason to end a sync.
 #[derive(Debug, Error)]
 pub enum JournalError {
@@ -22,19 +24,8 @@ pub enum JournalError {
 impl JournalError {
     /// Whether the database itself is of no use, so that it has to be set aside.
     pub fn is_damage(&self) -> bool {
-        use rusqlite::ffi::ErrorCode;
         match self {
-            JournalError::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
-                matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            }
-            JournalError::Sqlite(error) => matches!(
-                error,
-                // A table that is missing, in a database that says that it has it.
-                rusqlite::Error::SqlInputError { .. }
-                    | rusqlite::Error::FromSqlConversionFailure(..)
-                    | rusqlite::Error::IntegralValueOutOfRange(..)
-                    | rusqlite::Error::InvalidColumnType(..)
-            ),
+            JournalError::Sqlite(error) => database::is_damage(error),
             JournalError::Nonsense(_) | JournalError::Newer(_) => true,
             JournalError::Io(_) => false,
         }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::database;
+
 /// Why the store cannot do what it was asked for. Never a reason to end a sync.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -33,19 +35,8 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the database itself is damaged, so that it is of no use.
     pub fn is_damage(&self) -> bool {
-        use rusqlite::ffi::ErrorCode;
         match self {
-            StoreError::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
-                matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            }
-            StoreError::Sqlite(error) => matches!(
-                error,
-                // A table that is missing, in a database that says that it has it.
-                rusqlite::Error::SqlInputError { .. }
-                    | rusqlite::Error::FromSqlConversionFailure(..)
-                    | rusqlite::Error::IntegralValueOutOfRange(..)
-                    | rusqlite::Error::InvalidColumnType(..)
-            ),
+            StoreError::Sqlite(error) => database::is_damage(error),
             StoreError::Nonsense(_) => true,
             StoreError::Io { .. } | StoreError::Unreadable(_) | StoreError::Newer(_) => false,
         }

@@ -279,7 +279,7 @@ impl<'a> Worker<'a> {
             report,
             effort,
             found: &mut self.found,
-            filling: self.filling.as_ref(),
+            filling: self.filling.as_ref().filter(|filling| filling.is_for_store()),
             sent: &mut self.sent,
             damaged: &mut self.damaged,
             singly: std::mem::replace(&mut self.has_sent, true),
@@ -468,8 +468,8 @@ fn bytes_of_a_round_trip(rates: &Rates) -> u64 {
 }
 
 /// The store, if this end may have to send a file against its old content; else where much is to come or to
-/// go, what a thread that fills it meanwhile takes. What is wrong with it is told: here at the end that a
-/// person started, else in that one's next run.
+/// go, what a thread takes that fills it meanwhile, or finds out block hashes. What is wrong with it is told:
+/// here at the end that a person started, else in that one's next run.
 fn old_contents<'a>(
     old: &'a mut OldContents,
     ground: (&Root, &Staging),
@@ -490,11 +490,12 @@ fn old_contents<'a>(
         each_decision(agreement).filter(crosses).nth(WORTH_FILLING).is_some()
     };
     let (mut store, mut filling) = (None, None);
-    if is_read {
+    if is_read && old.is_on() {
         store = old.open(index, &mut notes);
-    } else if fills != Fills::Never && (old.is_filling() || old.is_on() && crossing()) {
+    } else if fills != Fills::Never && (old.is_filling() || crossing()) {
         if fills == Fills::Would {
-            return Ok((None, Some(Files::of_nobody(old.largest_file()))));
+            let largest = old.largest_file();
+            return Ok((None, old.is_on().then(|| Files::of_nobody(largest))));
         }
         filling = old.fill_ahead(ground, index, &mut notes);
         filling.iter().for_each(|filling| filling.keep_if(|path| stays(agreement, role, path)));
@@ -523,14 +524,14 @@ fn tell_of_store(
 }
 
 /// Where nobody has anything of this root yet, most of its files will be agreed: from now on a thread puts
-/// them into the store, until somebody needs it.
+/// them into the store, until somebody needs it, or finds out their block hashes.
 pub(super) fn fill_with_tree(
     site: &mut Site,
     role: Role,
     report: &dyn Report,
 ) -> Result<(), SyncError> {
     let (free, keep) = site.disk();
-    if free < keep || !site.old.is_on() || site.index.has_shared()? {
+    if free < keep || site.index.has_shared()? {
         return Ok(());
     }
     let files = site.index.not_in_store()?;

@@ -117,6 +117,7 @@ impl Site {
                 aside.path.display()
             )
         });
+        let cache = index.cache().take_trouble().map(|reason| cache_unusable(&reason));
         let mut journal = Recorder::new(&state);
         journal.tell(keeping.witness.clone());
         Ok(Site {
@@ -124,6 +125,7 @@ impl Site {
             notes: set_aside
                 .into_iter()
                 .chain(left)
+                .chain(cache)
                 .chain(old_settings(&state))
                 .chain(keeping.notes.iter().cloned())
                 .map(note)
@@ -305,8 +307,12 @@ pub struct OldContents {
     dir: PathBuf,
     config: StoreConfig,
     state: StoreState,
-    /// What was put into it ahead, which the index does not know yet.
+    /// What finds out block hashes where the store is not used.
+    digesting: Option<Ahead>,
+    /// What was put into it ahead, or into the cache, which the index does not know yet.
     put: Put,
+    /// Whether snapshots are among that.
+    took_snapshots: bool,
 }
 
 #[derive(Debug)]
@@ -322,7 +328,7 @@ enum StoreState {
 impl OldContents {
     fn new(dir: PathBuf, config: StoreConfig) -> OldContents {
         let state = if config.enabled { StoreState::Closed } else { StoreState::Off };
-        OldContents { dir, config, state, put: Put::new() }
+        OldContents { dir, config, state, digesting: None, put: Put::new(), took_snapshots: false }
     }
 
     /// Whether the store is to be used, and nothing has been found to be wrong with it.
@@ -330,9 +336,31 @@ impl OldContents {
         !matches!(self.state, StoreState::Off)
     }
 
-    /// Whether a thread fills it.
+    /// Whether a thread fills it, or finds out block hashes instead.
     pub(super) fn is_filling(&self) -> bool {
-        matches!(self.state, StoreState::Filling(_))
+        matches!(self.state, StoreState::Filling(_)) || self.digesting.is_some()
+    }
+
+    /// Takes the store away from who fills it.
+    fn end_filling(&mut self) {
+        if let StoreState::Filling(_) = self.state
+            && let StoreState::Filling(ahead) =
+                std::mem::replace(&mut self.state, StoreState::Closed)
+        {
+            let Done { store, put, took_snapshots, .. } = ahead.finish();
+            self.put.extend(put);
+            self.took_snapshots |= took_snapshots;
+            self.state =
+                store.map_or(StoreState::Closed, |store| StoreState::Open(Box::new(store)));
+        }
+    }
+
+    /// The same, and ends what finds out block hashes.
+    pub(super) fn end_ahead(&mut self) {
+        self.end_filling();
+        if let Some(ahead) = self.digesting.take() {
+            self.put.extend(ahead.finish().put);
+        }
     }
 
     /// The setting that the store is filled by, in words that change with it.
@@ -343,15 +371,7 @@ impl OldContents {
     /// The store, opened now if it was not yet. Where that fails a note says so, and it is not
     /// tried again. From who fills it it is taken away.
     pub fn open(&mut self, index: &mut Index, notes: &mut Vec<Problem>) -> Option<&mut Store> {
-        if let StoreState::Filling(_) = self.state
-            && let StoreState::Filling(ahead) =
-                std::mem::replace(&mut self.state, StoreState::Closed)
-        {
-            let Done { store, put, .. } = ahead.finish();
-            self.put.extend(put);
-            self.state =
-                store.map_or(StoreState::Closed, |store| StoreState::Open(Box::new(store)));
-        }
+        self.end_filling();
         if matches!(self.state, StoreState::Closed) {
             self.state = match self.try_open(index, notes) {
                 Ok(store) => StoreState::Open(Box::new(store)),
@@ -367,8 +387,8 @@ impl OldContents {
         }
     }
 
-    /// Lets a thread fill the store until somebody needs it, with files that are told to it. None where
-    /// the store cannot be used.
+    /// Lets a thread fill the store until somebody needs it, with files that are told to it; or find out their
+    /// block hashes, where the store is not used. None where the system refuses.
     pub(super) fn fill_ahead(
         &mut self,
         (root, staging): (&Root, &Staging),
@@ -378,14 +398,24 @@ impl OldContents {
         if let StoreState::Filling(ahead) = &self.state {
             return Some(ahead.files());
         }
-        self.open(index, notes)?;
-        let StoreState::Open(store) = std::mem::replace(&mut self.state, StoreState::Closed) else {
-            return None;
-        };
-        let ahead = Ahead::fill(root, staging, *store)?;
-        let files = ahead.files();
-        self.state = StoreState::Filling(ahead);
-        Some(files)
+        if let Some(ahead) = &self.digesting {
+            return Some(ahead.files());
+        }
+        let is_open = self.open(index, notes).is_some();
+        let cache = index.cache().again();
+        match std::mem::replace(&mut self.state, StoreState::Closed) {
+            StoreState::Open(store) if is_open => {
+                let ahead = Ahead::fill(root, staging, *store, cache)?;
+                let files = ahead.files();
+                self.state = StoreState::Filling(ahead);
+                Some(files)
+            }
+            state => {
+                self.state = state;
+                self.digesting = Ahead::digest(root, staging, cache?);
+                self.digesting.as_ref().map(Ahead::files)
+            }
+        }
     }
 
     /// The largest file that it keeps a copy of, in bytes.
@@ -393,9 +423,14 @@ impl OldContents {
         self.config.largest_file
     }
 
-    /// What was put into the store ahead.
+    /// What was put into the store ahead, or into the cache.
     pub(super) fn take_put(&mut self) -> Put {
         std::mem::take(&mut self.put)
+    }
+
+    /// Whether it took snapshots ahead.
+    pub(super) fn take_took_snapshots(&mut self) -> bool {
+        std::mem::take(&mut self.took_snapshots)
     }
 
     fn try_open(&self, index: &mut Index, notes: &mut Vec<Problem>) -> Result<Store, String> {
@@ -424,6 +459,13 @@ impl OldContents {
             let _ = store.discard();
         }
     }
+}
+
+/// What a person is told of a cache that was of no use.
+pub(super) fn cache_unusable(reason: &str) -> String {
+    format!(
+        "the cache of block hashes could not be used ({reason}); where it can be made anew it fills again, until then later edits may cost more on the line"
+    )
 }
 
 fn unusable(reason: &str) -> String {

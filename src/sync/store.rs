@@ -13,14 +13,14 @@ use crate::store::{Checked, Collected, Store, StoreError, StoreStat};
 pub struct Stat {
     /// The store.
     pub held: StoreStat,
-    /// Contents of which the index has block hashes, and the bytes of these hashes.
+    /// Contents of which the cache has block hashes, and the bytes of these hashes.
     pub block_hashes: (u64, u64),
 }
 
 /// What is remembered of a root's contents; else why that cannot be said.
 pub fn stat(site: &mut Site) -> Result<Stat, String> {
     let held = with_store(site, |store| store.stat())?;
-    let block_hashes = site.index.blocks_in_all().map_err(|error| error.to_string())?;
+    let block_hashes = site.index.cache().blocks_in_all();
     Ok(Stat { held, block_hashes })
 }
 

@@ -1,5 +1,5 @@
 //! What is agreed with a peer is remembered, after the session, for the next edit: whole contents
-//! in the store, or at least their block hashes in the index. Nobody waits for it, nothing depends
+//! in the store, or at least their block hashes in the cache. Nobody waits for it, nothing depends
 //! on it, and what was interrupted is taken up after the next session.
 
 mod ahead;
@@ -18,14 +18,15 @@ use psync_protocol::ContentHash;
 use psync_protocol::Role;
 use psync_protocol::message::Problem;
 
+use crate::delta::Sketch;
 use ahead::Ready;
 pub(super) use ahead::{Ahead, Done, Files, Put};
 pub(super) use parcels::{Parcel, Parcels};
 use read::{Blocks, FileReader, Found, block_hashes, threads};
 
-use super::site::note;
+use super::site::{cache_unusable, note};
 use super::{OldContents, Site};
-use crate::index::{BlockHashes, Index, IndexError, Remembered, SharedFile, SketchBytes};
+use crate::index::{BlockHashes, Digests, Index, IndexError, Remembered, SharedFile};
 use crate::manifest::Stamp;
 use crate::report::{Phase, Report, Trouble};
 use crate::store::{Kept, Store, StoreError};
@@ -38,6 +39,8 @@ const BATCH_FILES: usize = 16 << 10;
 const AS_BLOCKS_STEP: usize = 1 << 10;
 /// Bytes of block hashes after which the index is told.
 const BATCH_BYTES: usize = 16 << 20;
+/// Files from which on it pays to go through all rows, and not only through theirs.
+const MANY: usize = 4 << 10;
 /// Bytes to be read from which on a person should see that something goes on.
 const WORTH_SHOWING: u64 = 16 << 20;
 
@@ -67,10 +70,18 @@ fn remember_all(site: &mut Site, report: &dyn Report) {
     if let Err(error) = try_remember(site, report) {
         site.notes.push(note(format!("what was agreed cannot be remembered: {error}")));
     }
+    // What was found to be damaged on the way is found out again by the next run.
+    if let Err(error) = site.index.mend_cache() {
+        site.notes.push(note(format!("what was agreed cannot be remembered: {error}")));
+    }
+    let cache = site.index.cache().take_trouble().map(|reason| cache_unusable(&reason));
+    site.notes.extend(cache.map(note));
     super::trash::sweep(site);
 }
 
 fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> {
+    site.old.end_ahead();
+    site.index.mend_cache()?;
     let setting = site.old.is_on().then(|| site.old.setting());
     // What the store did not take is offered again where the rules have changed, or where it could
     // not be used the last time.
@@ -84,10 +95,11 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     let ready = site.ahead.take().map(|ahead| ahead.finish().ready).unwrap_or_default();
     let files = site.index.to_remember(at_most)?;
     let mut blocks_changed = again;
-    let left_out = fill(site, files, ready, report, &mut blocks_changed)?;
+    let left_out = fill(site, (files, at_most), ready, report, &mut blocks_changed)?;
     if setting.is_some() && !site.old.is_on() {
         // The store has failed on the way, and lost what was not committed.
         let rest = site.index.to_remember(Remembered::Not)?;
+        let rest = (rest, Remembered::Not);
         fill(site, rest, HashMap::new(), report, &mut blocks_changed)?;
     }
     as_blocks(site, &left_out)?;
@@ -105,11 +117,11 @@ fn try_remember(site: &mut Site, report: &dyn Report) -> Result<(), IndexError> 
     Ok(())
 }
 
-/// Offers files to the store, and makes block hashes of those that it does not take. Some contents
-/// may be ready for it. Returns live contents that had to make room.
+/// Offers files to the store, which are all that are remembered no better than said, and makes block hashes of
+/// those that it does not take. Some contents may be ready for it. Returns live contents that had to make room.
 fn fill(
     site: &mut Site,
-    mut files: Vec<SharedFile>,
+    (mut files, at_most): (Vec<SharedFile>, Remembered),
     mut ready: HashMap<ContentHash, Ready>,
     report: &dyn Report,
     blocks_changed: &mut bool,
@@ -120,10 +132,11 @@ fn fill(
         // Not all of it will fit: as many files as can be.
         files.sort_by_key(|file| file.size);
     }
-    let put = old.take_put();
+    let (put, took_snapshots) = (old.take_put(), old.take_took_snapshots());
+    *blocks_changed |= put.values().any(|remembered| *remembered == Remembered::AsBlocks);
     let mut filler = Filler::new(index, old, notes);
-    filler.sketches = put.iter().filter_map(|(hash, sketch)| Some((*hash, (*sketch)?))).collect();
-    let (mut made, mut files) = (Vec::new(), filler.without_known(files, &put)?);
+    filler.took_snapshots = took_snapshots;
+    let (mut made, mut files) = (Vec::new(), filler.without_known(files, at_most, &put)?);
     if filler.store().is_some() && !ready.is_empty() {
         files.retain(|file| {
             let ready = ready.remove(&file.hash).map(|ready| made.push((file.clone(), ready)));
@@ -143,7 +156,7 @@ fn fill(
         largest: filler.store().map_or(0, |store| store.rules().largest_file),
     };
     for (file, (packed, sketch)) in made {
-        filler.sketches.extend(sketch.map(|sketch| (file.hash, sketch.to_bytes())));
+        filler.put_sketch(&file, sketch);
         filler.take(&reader, &file, Found::Packed(packed))?;
     }
     let result = std::thread::scope(|scope| {
@@ -154,8 +167,7 @@ fn fill(
         }
         drop(sender);
         for (at, found, sketch) in results.into_iter().flatten() {
-            let sketch = sketch.map(|sketch| (files[at].hash, sketch.to_bytes()));
-            filler.sketches.extend(sketch);
+            filler.put_sketch(&files[at], sketch);
             filler.take(&reader, &files[at], found)?;
             report.progress(&files[at].path, files[at].size);
         }
@@ -179,12 +191,15 @@ pub(super) fn as_blocks(site: &mut Site, hashes: &HashSet<ContentHash>) -> Resul
                 opened.and_then(|(mut open, _)| block_hashes(&mut open, file, false, &mut buffer));
             read.push(blocks.ok().flatten().and_then(|Blocks(blocks)| blocks));
         }
+        let digests = files.iter().zip(read).filter_map(|(file, blocks)| {
+            blocks.map(|blocks| Digests { hash: file.hash, blocks: Some(blocks), sketch: None })
+        });
+        let remembered = match site.index.put_digests(&digests.collect::<Vec<_>>())? {
+            true => Remembered::AsBlocks,
+            false => Remembered::Not,
+        };
         site.index.transaction(|index| {
-            for (file, blocks) in files.iter().zip(read) {
-                blocks.map_or(Ok(()), |blocks| index.put_blocks(&file.hash, &blocks))?;
-                index.set_remembered(file, Remembered::AsBlocks)?;
-            }
-            Ok(())
+            files.iter().try_for_each(|file| index.set_remembered(file, remembered))
         })?;
     }
     Ok(())
@@ -205,16 +220,23 @@ pub(super) fn files_with(
     Ok(files)
 }
 
+/// Which of what is remembered could be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Committed {
+    store: bool,
+    cache: bool,
+}
+
 /// The one thread that writes.
 struct Filler<'a> {
     index: &'a mut Index,
     old: &'a mut OldContents,
     notes: &'a mut Vec<Problem>,
     /// What the index has not been told yet.
-    batch: Vec<(SharedFile, Remembered, Option<BlockHashes>)>,
-    batch_bytes: usize,
-    /// Sketches that the index does not have yet.
-    sketches: Vec<(ContentHash, SketchBytes)>,
+    batch: Vec<(SharedFile, Remembered)>,
+    /// What the cache does not have yet, and its bytes.
+    digests: Vec<Digests>,
+    digest_bytes: usize,
     buffer: Vec<u8>,
     put_blocks: bool,
     took_snapshots: bool,
@@ -235,8 +257,8 @@ impl<'a> Filler<'a> {
             old,
             notes,
             batch: Vec::new(),
-            batch_bytes: 0,
-            sketches: Vec::new(),
+            digests: Vec::new(),
+            digest_bytes: 0,
             buffer: Vec::new(),
             put_blocks: false,
             took_snapshots: false,
@@ -253,31 +275,79 @@ impl<'a> Filler<'a> {
     fn without_known(
         &mut self,
         files: Vec<SharedFile>,
+        at_most: Remembered,
         put: &Put,
     ) -> Result<Vec<SharedFile>, IndexError> {
-        let mut unknown = Vec::with_capacity(files.len());
-        let any_blocks = self.index.has_any_blocks()?;
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        let mut has_failed = false;
+        let any_blocks = self.index.cache().has_any_blocks();
         let any_held = self.store().is_some_and(|store| !store.is_empty().unwrap_or(false));
         for file in files {
             let held = match self.store() {
-                Some(_) if put.contains_key(&file.hash) => Ok(true),
+                Some(_) if put.get(&file.hash) == Some(&Remembered::InStore) => Ok(true),
                 Some(store) if any_held => store.holds(&file.hash),
                 Some(_) | None => Ok(false),
             };
             let held = held.unwrap_or_else(|error| {
                 self.give_up(&error);
+                known.retain(|(_, found)| *found != Remembered::InStore);
+                has_failed = true;
                 false
             });
             let offered = self.store().is_some();
             if held || file.size == 0 {
-                self.note(file, Remembered::InStore, None)?;
-            } else if any_blocks && !offered && self.index.has_blocks(&file.hash)? {
-                self.note(file, Remembered::AsBlocks, None)?;
+                known.push((file, Remembered::InStore));
+            } else if any_blocks && !offered && self.has_blocks(&file, put) {
+                known.push((file, Remembered::AsBlocks));
             } else {
                 unknown.push(file);
             }
         }
+        let are_most = known.len() > unknown.len().max(MANY);
+        if at_most == Remembered::Not && are_most && !has_failed {
+            self.note_most(&known, &unknown)?;
+        } else {
+            for (file, remembered) in known {
+                self.note(file, remembered, None)?;
+            }
+        }
         Ok(unknown)
+    }
+
+    /// Notes how those are remembered that are, which are most of all.
+    fn note_most(
+        &mut self,
+        known: &[(SharedFile, Remembered)],
+        unknown: &[SharedFile],
+    ) -> Result<(), IndexError> {
+        let in_store = known.iter().filter(|(_, found)| *found == Remembered::InStore).count();
+        let most = match in_store * 2 >= known.len() {
+            true => Remembered::InStore,
+            false => Remembered::AsBlocks,
+        };
+        if self.commit()? != (Committed { store: true, cache: true }) {
+            return Ok(());
+        }
+        let others = known.iter().filter(|(_, found)| *found != most);
+        let others = others.map(|(file, found)| (file, *found));
+        let unknown = unknown.iter().map(|file| (file, Remembered::Not));
+        self.index.transaction(|index| index.set_most_remembered(most, others.chain(unknown)))
+    }
+
+    fn has_blocks(&self, file: &SharedFile, put: &Put) -> bool {
+        let has_put = put.get(&file.hash) == Some(&Remembered::AsBlocks);
+        has_put || self.index.cache().has_blocks(&file.hash)
+    }
+
+    fn put_sketch(&mut self, file: &SharedFile, sketch: Option<Sketch>) {
+        if let Some(sketch) = sketch.map(Sketch::to_bytes) {
+            self.put_digests(Digests { hash: file.hash, blocks: None, sketch: Some(sketch) });
+        }
+    }
+
+    fn put_digests(&mut self, digests: Digests) {
+        self.digest_bytes += digests.bytes();
+        self.digests.push(digests);
     }
 
     /// Takes what was made of a file.
@@ -382,7 +452,7 @@ impl<'a> Filler<'a> {
     /// remembered.
     fn give_up(&mut self, error: &StoreError) {
         self.old.give_up(error, self.notes);
-        self.batch.retain(|(_, remembered, _)| *remembered != Remembered::InStore);
+        self.batch.retain(|(_, remembered)| *remembered != Remembered::InStore);
     }
 
     fn note(
@@ -391,34 +461,39 @@ impl<'a> Filler<'a> {
         remembered: Remembered,
         blocks: Option<BlockHashes>,
     ) -> Result<(), IndexError> {
-        self.batch_bytes += blocks.as_ref().map_or(0, |blocks| blocks.packed.len());
-        self.batch.push((file, remembered, blocks));
-        let full = self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES;
+        if blocks.is_some() {
+            self.put_blocks = true;
+            self.put_digests(Digests { hash: file.hash, blocks, sketch: None });
+        }
+        self.batch.push((file, remembered));
+        let full = self.batch.len() >= BATCH_FILES || self.digest_bytes >= BATCH_BYTES;
         if full { self.tell_index() } else { Ok(()) }
     }
 
-    /// What the store holds is committed first: the index never says more than there is.
+    /// What the store and the cache hold is committed first: the index never says more than there is.
     fn tell_index(&mut self) -> Result<(), IndexError> {
+        let batch = std::mem::take(&mut self.batch);
+        let committed = self.commit()?;
+        let batch = batch.iter().filter(|(_, found)| match found {
+            Remembered::Not => true,
+            Remembered::AsBlocks => committed.cache,
+            Remembered::InStore => committed.store,
+        });
+        self.index.transaction(|index| {
+            batch.into_iter().try_for_each(|(file, found)| index.set_remembered(file, *found))
+        })
+    }
+
+    /// Commits what the store and the cache have, before the index says so.
+    fn commit(&mut self) -> Result<Committed, IndexError> {
         let committed = self.store().map_or(Ok(()), Store::commit);
+        let store = committed.is_ok();
         if let Err(error) = committed {
             self.give_up(&error);
         }
-        let batch = std::mem::take(&mut self.batch);
-        let sketches = std::mem::take(&mut self.sketches);
-        self.batch_bytes = 0;
-        self.put_blocks |= batch.iter().any(|(_, _, blocks)| blocks.is_some());
-        self.index.transaction(|index| {
-            for (hash, sketch) in &sketches {
-                index.put_sketch(hash, sketch)?;
-            }
-            for (file, remembered, blocks) in &batch {
-                if let Some(blocks) = blocks {
-                    index.put_blocks(&file.hash, blocks)?;
-                }
-                index.set_remembered(file, *remembered)?;
-            }
-            Ok(())
-        })
+        let digests = std::mem::take(&mut self.digests);
+        self.digest_bytes = 0;
+        Ok(Committed { store, cache: self.index.put_digests(&digests)? })
     }
 
     fn finish(&mut self) -> Result<(), IndexError> {

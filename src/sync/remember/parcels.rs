@@ -159,7 +159,7 @@ mod tests {
         ] {
             store.put(&Packed::of_chunk(file.hash, file.size, chunk.into())).unwrap();
         }
-        let ahead = Ahead::fill(&ground.root, &ground.staging, store).unwrap();
+        let ahead = Ahead::fill(&ground.root, &ground.staging, store, None).unwrap();
         let mut files: Vec<SharedFile> =
             (0..200).map(|at| ground.file(&format!("file {at}"), format!("text {at}"))).collect();
         files[70] = ground.file("long", vec![7; (1 << 20) + 1]);
@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn who_needs_no_more_of_them_need_not_take_the_rest() {
         let ground = Ground::new("parcels-left");
-        let ahead = Ahead::fill(&ground.root, &ground.staging, ground.store(1 << 30)).unwrap();
+        let ahead =
+            Ahead::fill(&ground.root, &ground.staging, ground.store(1 << 30), None).unwrap();
         let file = ground.file("one", "some text");
         let files = vec![file; 10_000];
         let mut parcels = Parcels::start(&ground.root, files, &ahead.files()).unwrap();

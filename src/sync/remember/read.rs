@@ -204,9 +204,7 @@ pub(super) fn block_hashes(
     if file.size < BLOCKS_MIN {
         return Ok(Some(Blocks(None)));
     }
-    let mut seed = [0; 8];
-    random(&mut seed);
-    let params = Params::for_cache(file.size, u64::from_le_bytes(seed));
+    let params = fresh_params(file.size);
     let mut builder = SignatureBuilder::new(params);
     let mut hasher = blake3::Hasher::new();
     let mut total = 0;
@@ -229,11 +227,32 @@ pub(super) fn block_hashes(
     if !is_it || total != file.size {
         return Ok(None);
     }
-    Ok(Some(Blocks(Some(BlockHashes {
+    Ok(Some(Blocks(Some(finish(builder, params, file.size)))))
+}
+
+/// Hashes the blocks of a content in memory.
+pub(super) fn blocks_of(content: &[u8]) -> Blocks {
+    let len = content.len() as u64;
+    Blocks((len >= BLOCKS_MIN).then(|| {
+        let params = fresh_params(len);
+        let mut builder = SignatureBuilder::new(params);
+        builder.update(content);
+        finish(builder, params, len)
+    }))
+}
+
+fn fresh_params(len: u64) -> Params {
+    let mut seed = [0; 8];
+    random(&mut seed);
+    Params::for_cache(len, u64::from_le_bytes(seed))
+}
+
+fn finish(builder: SignatureBuilder, params: Params, len: u64) -> BlockHashes {
+    BlockHashes {
         block_len: params.block_len(),
         hash_len: params.hash_len(),
         seed: params.seed(),
-        len: file.size,
+        len,
         packed: builder.finish(),
-    }))))
+    }
 }

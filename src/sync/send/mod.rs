@@ -223,7 +223,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
         if let Some(old) = known(self.means.store.as_deref_mut(), &base) {
             return Ok(Some(Old::Whole(old)));
         }
-        let Some(blocks) = self.applier.block_hashes(&base)? else { return Ok(None) };
+        let Some(blocks) = self.applier.block_hashes(&base) else { return Ok(None) };
         let signature = Params::from_wire(blocks.block_len, blocks.hash_len, blocks.seed)
             .and_then(|params| Signature::parse(params, blocks.len, &blocks.packed));
         Ok(signature.ok().map(|signature| {

@@ -181,7 +181,7 @@ impl Sending<'_, '_, '_> {
             }
             let Some((_, Stored { row, .. })) = self.applier.source_of(index)? else { continue };
             let Some(base) = row.base else { continue };
-            let (path, sketch) = (stand.path().as_bytes(), self.applier.sketch(&base)?);
+            let (path, sketch) = (stand.path().as_bytes(), self.applier.sketch(&base));
             let likely = lookup.likely(path, sketch);
             if likely.is_empty() {
                 continue;

@@ -1,27 +1,14 @@
 //! How contents that a peer holds are remembered: in the store, or at least as block hashes, so
 //! that a later edit finds what it left alone without asking the peer.
 
+use std::collections::HashSet;
+
 use psync_protocol::{ContentHash, RelPath};
 use rusqlite::OptionalExtension;
 
-use super::{Index, IndexError};
+use super::cache::What;
+use super::{Digests, Index, IndexError, SketchBytes};
 use crate::manifest::Stamp;
-
-/// The block hashes of a content, and how they were made: with this a later content can be
-/// searched for the blocks of this one, which itself is not at hand any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockHashes {
-    /// Bytes in a full block.
-    pub block_len: u32,
-    /// Bytes in a hash.
-    pub hash_len: u8,
-    /// What the hash's secret constants are drawn from.
-    pub seed: u64,
-    /// Bytes in the content.
-    pub len: u64,
-    /// The hashes of all blocks, in order.
-    pub packed: Vec<u8>,
-}
 
 /// How well the content of a live file is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +54,11 @@ fn shared_file(row: &rusqlite::Row<'_>) -> Result<SharedFile, IndexError> {
 
 const STORE_SETTING: &str = "store";
 const NOTE: &str = "note";
+/// Sketches of contents that no file has any more may be so many, and half as many as there are files
+/// besides.
+const SPARE: u64 = 1000;
+/// Files of which the sketches are looked up together.
+const SKETCHED_STEP: usize = 4096;
 
 /// What the partial index `entries_to_remember` holds; a query has to say it in these words.
 const TO_REMEMBER: &str = "kind = 2 AND shared = 1 AND remembered < 2";
@@ -124,6 +116,20 @@ impl Index {
         Ok(())
     }
 
+    /// Records how the contents of most of the files are remembered that [`Index::to_remember`] finds not to
+    /// be, and how those of the others are: quicker than one by one.
+    pub fn set_most_remembered<'a>(
+        &mut self,
+        most: Remembered,
+        others: impl IntoIterator<Item = (&'a SharedFile, Remembered)>,
+    ) -> Result<(), IndexError> {
+        // In the order of the table, and not in that of its index, which changes meanwhile.
+        let sql = "UPDATE entries NOT INDEXED SET remembered = ?1
+                   WHERE kind = 2 AND shared = 1 AND remembered = 0";
+        self.db.execute(sql, [most.number()])?;
+        others.into_iter().try_for_each(|(file, remembered)| self.set_remembered(file, remembered))
+    }
+
     /// The store has been lost: nothing is in it.
     pub fn forget_remembered(&mut self) -> Result<(), IndexError> {
         self.db.execute("UPDATE entries SET remembered = 0 WHERE remembered != 0", [])?;
@@ -174,57 +180,30 @@ impl Index {
         Ok(sum as u64)
     }
 
-    /// Remembers the block hashes of a content.
-    pub fn put_blocks(
-        &mut self,
-        hash: &ContentHash,
-        blocks: &BlockHashes,
-    ) -> Result<(), IndexError> {
-        let mut statement = self.db.prepare_cached(
-            "INSERT OR REPLACE INTO blocks(hash, block_len, hash_len, seed, len, packed)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        let BlockHashes { block_len, hash_len, seed, len, packed } = blocks;
-        let row = (&hash.0[..], block_len, hash_len, *seed as i64, *len as i64, packed);
-        statement.execute(row)?;
+    /// Where the cache is new nothing counts on it any more.
+    pub(super) fn accept_cache(&mut self) -> Result<(), IndexError> {
+        if self.cache.is_new() {
+            self.db.execute("UPDATE entries SET remembered = 0 WHERE remembered = 1", [])?;
+            // One that cannot be written stays new.
+            let _ = self.cache.accept();
+        }
         Ok(())
     }
 
-    /// The block hashes of a content, if they are remembered.
-    pub fn blocks(&self, hash: &ContentHash) -> Result<Option<BlockHashes>, IndexError> {
-        let mut statement = self.db.prepare_cached(
-            "SELECT block_len, hash_len, seed, len, packed FROM blocks WHERE hash = ?1",
-        )?;
-        let blocks = statement.query_row([&hash.0[..]], |row| {
-            Ok(BlockHashes {
-                block_len: row.get(0)?,
-                hash_len: row.get(1)?,
-                seed: row.get::<_, i64>(2)? as u64,
-                len: row.get::<_, i64>(3)? as u64,
-                packed: row.get(4)?,
-            })
-        });
-        Ok(blocks.optional()?)
+    /// Makes the cache anew if it has turned out to be damaged.
+    pub fn mend_cache(&mut self) -> Result<(), IndexError> {
+        self.cache.mend();
+        self.accept_cache()
     }
 
-    /// Whether the block hashes of a content are remembered.
-    pub fn has_blocks(&self, hash: &ContentHash) -> Result<bool, IndexError> {
-        let sql = "SELECT EXISTS(SELECT 1 FROM blocks WHERE hash = ?1)";
-        Ok(self.db.prepare_cached(sql)?.query_row([&hash.0[..]], |row| row.get(0))?)
-    }
-
-    /// Whether any block hashes are remembered.
-    pub fn has_any_blocks(&self) -> Result<bool, IndexError> {
-        let sql = "SELECT EXISTS(SELECT 1 FROM blocks)";
-        Ok(self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
-    }
-
-    /// Of how many contents block hashes are remembered, and the bytes of these hashes.
-    pub fn blocks_in_all(&self) -> Result<(u64, u64), IndexError> {
-        let sql = "SELECT count(*), ifnull(sum(length(packed)), 0) FROM blocks";
-        let (count, bytes): (i64, i64) =
-            self.db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok((count as u64, bytes as u64))
+    /// Puts what is to be known of contents into the cache, which is made anew for it if it is damaged. Says
+    /// whether it is there; if not, [`super::Cache::take_trouble`] tells why.
+    pub fn put_digests(&mut self, digests: &[Digests]) -> Result<bool, IndexError> {
+        if digests.is_empty() || self.cache.put(digests).is_ok() {
+            return Ok(true);
+        }
+        self.mend_cache()?;
+        Ok(self.cache.put(digests).is_ok())
     }
 
     /// Lets go of the block hashes of contents that no file has any more and that are no file's
@@ -233,20 +212,63 @@ impl Index {
         &mut self,
         in_store: impl Fn(&ContentHash) -> bool,
     ) -> Result<usize, IndexError> {
-        let mut purged = self.db.execute(
-            "DELETE FROM blocks WHERE hash NOT IN (
-                 SELECT hash FROM entries WHERE kind = 2
-                 UNION ALL SELECT base FROM entries WHERE base IS NOT NULL)",
-            [],
-        )?;
-        let mut statement = self.db.prepare_cached("SELECT hash FROM blocks")?;
-        let hashes = statement.query_map([], |row| row.get::<_, [u8; 32]>(0))?;
-        let hashes: Vec<[u8; 32]> = hashes.collect::<Result<_, _>>()?;
-        drop(statement);
-        let mut delete = self.db.prepare_cached("DELETE FROM blocks WHERE hash = ?1")?;
-        for hash in hashes.into_iter().filter(|hash| in_store(&ContentHash(*hash))) {
-            purged += delete.execute([&hash[..]])?;
+        let wanted = self.wanted()?;
+        let is_wanted = |hash: &ContentHash| wanted.contains(hash) && !in_store(hash);
+        Ok(self.cache.retain(What::Blocks, is_wanted))
+    }
+
+    /// Lets go of the sketches of contents that no file has and that are no file's base, if these are
+    /// many.
+    pub fn purge_sketches(&mut self) -> Result<(), IndexError> {
+        let sql = "SELECT count(*) FROM entries WHERE kind = 2";
+        let files = self.db.query_row(sql, [], |row| row.get::<_, i64>(0))? as u64;
+        if self.cache.sketches() > files + files / 2 + SPARE {
+            let wanted = self.wanted()?;
+            self.cache.retain(What::Sketches, |hash| wanted.contains(hash));
         }
-        Ok(purged)
+        Ok(())
+    }
+
+    /// Contents that some file has, or that are some file's base.
+    fn wanted(&self) -> Result<HashSet<ContentHash>, IndexError> {
+        let sql = "SELECT hash FROM entries WHERE kind = 2
+                   UNION ALL SELECT base FROM entries WHERE base IS NOT NULL";
+        let mut statement = self.db.prepare(sql)?;
+        let hashes = statement.query_map([], |row| Ok(ContentHash(row.get(0)?)))?;
+        Ok(hashes.collect::<Result<_, _>>()?)
+    }
+
+    /// Every live regular file whose content some peer is known to have: path, size in bytes, hash and
+    /// sketch.
+    pub fn sketched_files(
+        &self,
+        mut each: impl FnMut(&[u8], u64, ContentHash, Option<SketchBytes>),
+    ) -> Result<(), IndexError> {
+        let sql = "SELECT path, size, hash FROM entries WHERE kind = 2 AND shared = 1";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        loop {
+            let (mut files, mut hashes) = (Vec::new(), Vec::new());
+            while files.len() < SKETCHED_STEP
+                && let Some(row) = rows.next()?
+            {
+                let path = row.get_ref(0)?.as_blob().map_err(|_| IndexError::Nonsense("a path"))?;
+                files.push((path.to_vec(), row.get::<_, i64>(1)? as u64));
+                hashes.push(ContentHash(row.get(2)?));
+            }
+            if files.is_empty() {
+                return Ok(());
+            }
+            let sketches = self.cache.sketches_of(&hashes);
+            for (((path, size), hash), sketch) in files.iter().zip(&hashes).zip(sketches) {
+                each(path, *size, *hash, sketch);
+            }
+        }
+    }
+
+    /// Whether there is a live regular file whose content some peer is known to have.
+    pub fn has_shared(&self) -> Result<bool, IndexError> {
+        let sql = "SELECT EXISTS(SELECT 1 FROM entries WHERE kind = 2 AND shared = 1)";
+        Ok(self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
     }
 }
