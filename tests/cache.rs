@@ -61,6 +61,14 @@ fn sync(pair: &Pair, options: &[&str]) -> Said {
     pair.sync_expecting(0, options)
 }
 
+/// Both ends know the block hashes of so many files, and count on them.
+#[track_caller]
+fn assert_knows_blocks_of(pair: &Pair, files: u64) {
+    for root in both(pair) {
+        assert_eq!((blocks(root), remembered(root)), (files, [files, 0, 0]));
+    }
+}
+
 /// Two roots that have agreed on all files without a store.
 fn without_store() -> Pair {
     let pair = Pair::new();
@@ -72,10 +80,8 @@ fn without_store() -> Pair {
 #[test]
 fn a_first_copy_without_a_store_leaves_block_hashes_and_sketches_of_all_files() {
     let pair = without_store();
-    for root in both(&pair) {
-        assert_eq!((blocks(root), sketches(root)), (FILES, FILES));
-        assert_eq!(remembered(root), [FILES, 0, 0]);
-    }
+    assert_knows_blocks_of(&pair, FILES);
+    assert_eq!(both(&pair).map(sketches), [FILES; 2]);
 }
 
 #[test]
@@ -97,10 +103,7 @@ fn a_cache_that_is_gone_is_filled_again() {
     }
     write_file(pair.b.join("new"), text(1000));
     sync(&pair, &["--no-store"]).has_not(TOLD);
-    for root in both(&pair) {
-        assert_eq!(blocks(root), FILES + 1);
-        assert_eq!(remembered(root), [FILES + 1, 0, 0]);
-    }
+    assert_knows_blocks_of(&pair, FILES + 1);
 }
 
 #[test]
@@ -118,10 +121,7 @@ fn a_cache_that_is_damaged_in_the_middle_is_told_of_and_is_whole_again_after_the
     sync(&pair, &["--no-store"]);
     write_file(pair.a.join("newest"), text(1002));
     sync(&pair, &["--no-store"]).has_not(TOLD);
-    for root in both(&pair) {
-        assert_eq!(blocks(root), FILES + 3);
-        assert_eq!(remembered(root), [FILES + 3, 0, 0]);
-    }
+    assert_knows_blocks_of(&pair, FILES + 3);
 }
 
 #[test]

@@ -149,10 +149,12 @@ impl Cache {
         Cache { path, db: None, is_new: false, is_damaged, trouble }
     }
 
-    /// Opens it once more, for another thread.
+    /// Opens it once more, for a thread that fills it.
     pub fn again(&self) -> Option<Cache> {
         self.usable()?;
         let (db, is_new) = open_or_make(&self.path).ok()?;
+        // A batch fits: what does not would keep those out who read until it is committed.
+        db.execute_batch("PRAGMA cache_size = -16384;").ok()?;
         Some(Cache { db: Some(db), is_new, ..Cache::none(self.path.clone()) })
     }
 
@@ -252,11 +254,7 @@ impl Cache {
 
     /// The sketch of a content, if it is known.
     pub fn sketch(&self, hash: &ContentHash) -> Option<SketchBytes> {
-        let sql = "SELECT sketch FROM sketches WHERE hash = ?1";
-        let found = self.ask(|db| {
-            db.prepare_cached(sql)?.query_row([&hash.0[..]], |row| row.get(0)).optional()
-        });
-        found.flatten()
+        self.sketches_of(&[*hash]).pop().flatten()
     }
 
     /// The sketches of contents, as far as they are known.
@@ -353,7 +351,7 @@ fn open_or_make(path: &Path) -> Result<(Connection, bool), CacheError> {
     db.set_prepared_statement_cache_capacity(16);
     // What a crash of the system leaves of it need not be whole. What one of psync leaves is.
     db.execute_batch(
-        "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;",
+        "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = OFF; PRAGMA cache_size = -4096;",
     )?;
     match format(&db)? {
         FORMAT => Ok((db, false)),

@@ -196,14 +196,15 @@ impl Index {
         self.accept_cache()
     }
 
-    /// Puts what is to be known of contents into the cache, which is made anew for it if it is damaged. Says
-    /// whether it is there; if not, [`super::Cache::take_trouble`] tells why.
+    /// Puts what is to be known of contents into the cache. Says whether it is there; if not,
+    /// [`super::Cache::take_trouble`] tells why, and one that is damaged is made anew for the next run: what counted
+    /// on it is not known any more.
     pub fn put_digests(&mut self, digests: &[Digests]) -> Result<bool, IndexError> {
-        if digests.is_empty() || self.cache.put(digests).is_ok() {
-            return Ok(true);
+        let is_kept = digests.is_empty() || self.cache.put(digests).is_ok();
+        if !is_kept {
+            self.mend_cache()?;
         }
-        self.mend_cache()?;
-        Ok(self.cache.put(digests).is_ok())
+        Ok(is_kept)
     }
 
     /// Lets go of the block hashes of contents that no file has any more and that are no file's

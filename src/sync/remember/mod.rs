@@ -221,10 +221,20 @@ pub(super) fn files_with(
 }
 
 /// Which of what is remembered could be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 struct Committed {
     store: bool,
     cache: bool,
+}
+
+impl Committed {
+    fn has(self, found: Remembered) -> bool {
+        match found {
+            Remembered::Not => true,
+            Remembered::AsBlocks => self.cache,
+            Remembered::InStore => self.store,
+        }
+    }
 }
 
 /// The one thread that writes.
@@ -325,7 +335,8 @@ impl<'a> Filler<'a> {
             true => Remembered::InStore,
             false => Remembered::AsBlocks,
         };
-        if self.commit()? != (Committed { store: true, cache: true }) {
+        let committed = self.commit()?;
+        if !known.iter().all(|(_, found)| committed.has(*found)) {
             return Ok(());
         }
         let others = known.iter().filter(|(_, found)| *found != most);
@@ -474,11 +485,7 @@ impl<'a> Filler<'a> {
     fn tell_index(&mut self) -> Result<(), IndexError> {
         let batch = std::mem::take(&mut self.batch);
         let committed = self.commit()?;
-        let batch = batch.iter().filter(|(_, found)| match found {
-            Remembered::Not => true,
-            Remembered::AsBlocks => committed.cache,
-            Remembered::InStore => committed.store,
-        });
+        let batch = batch.iter().filter(|(_, found)| committed.has(*found));
         self.index.transaction(|index| {
             batch.into_iter().try_for_each(|(file, found)| index.set_remembered(file, *found))
         })
