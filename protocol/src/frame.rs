@@ -281,7 +281,7 @@ fn put_frame(
     out: &mut Vec<u8>,
     transcript: &mut Transcript,
 ) -> std::io::Result<()> {
-    let payload = message.encode();
+    let payload = message.payload();
     if payload.len() > FRAME_MAX {
         let (name, length) = (message.name(), payload.len());
         let text = format!("a {name} message of {length} bytes does not fit into a frame");
@@ -310,10 +310,10 @@ pub struct FrameDecoder {
     stage: Stage,
     input: Vec<u8>,
     taken: usize,
+    /// Bytes from `read` to `filled`, and room for more: kept, as a step may come to nothing and cost hardly a byte.
     plain: Vec<u8>,
-    /// Where a step is decompressed to: kept, as a step may come to nothing and cost hardly a byte.
-    step: Vec<u8>,
     read: usize,
+    filled: usize,
     /// The last decompression step was full: more may come without further input.
     more: bool,
     pulled: u64,
@@ -336,8 +336,8 @@ impl FrameDecoder {
             input: Vec::new(),
             taken: 0,
             plain: Vec::new(),
-            step: Vec::new(),
             read: 0,
+            filled: 0,
             more: false,
             pulled: 0,
             transcript: Transcript::default(),
@@ -383,13 +383,13 @@ impl FrameDecoder {
     /// Whether every byte so far belongs to a whole message, as far as can be seen: the compressor's
     /// own buffer may hold the beginning of another one.
     pub fn is_at_boundary(&self) -> bool {
-        self.read == self.plain.len() && self.taken == self.input.len()
+        self.read == self.filled && self.taken == self.input.len()
     }
 
     /// How many bytes it holds: of the line, and decompressed. At most what was fed last, one frame
     /// and one step; the window of the decompressor comes on top.
     pub fn held(&self) -> usize {
-        self.input.len() + self.plain.len()
+        self.input.len() + self.filled
     }
 
     /// How many bytes all frames so far had, after decompression.
@@ -415,7 +415,7 @@ impl FrameDecoder {
     /// A whole frame from the plain bytes.
     fn frame(&mut self) -> Result<Option<Message>, ProtocolError> {
         let decode = |error| ProtocolError::Decode { message: "frame", error };
-        let plain = &self.plain[self.read..];
+        let plain = &self.plain[self.read..self.filled];
         if matches!(self.stage, Stage::Short) && plain.starts_with(&PACKED) {
             self.read += PACKED.len();
             self.begin_zstd()?;
@@ -440,7 +440,7 @@ impl FrameDecoder {
                 .map_err(decode)?;
         let message = Message::decode(kind, payload)?;
         self.transcript.note(kind, payload);
-        let read = self.plain.len() - reader.remaining();
+        let read = self.filled - reader.remaining();
         self.pulled += (read - self.read) as u64;
         self.read = read;
         if let Stage::Greeting = self.stage {
@@ -467,31 +467,34 @@ impl FrameDecoder {
         let mut decoder = Decoder::new().map_err(damaged)?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(damaged)?;
         self.stage = Stage::Zstd(Box::new(decoder));
-        let beyond = self.plain.split_off(self.read);
+        let beyond = self.plain[self.read..self.filled].to_vec();
         self.input.splice(..self.taken, beyond);
         self.taken = 0;
-        self.plain.clear();
-        self.read = 0;
+        (self.read, self.filled) = (0, 0);
         Ok(())
     }
 
     /// Moves some input to the plain bytes; false when there is none left to move.
     fn advance(&mut self) -> Result<bool, ProtocolError> {
-        self.plain.drain(..self.read);
-        self.read = 0;
+        self.plain.copy_within(self.read..self.filled, 0);
+        self.filled -= std::mem::take(&mut self.read);
         let rest = &self.input[self.taken..];
         match &mut self.stage {
             Stage::Preface | Stage::Greeting | Stage::Raw | Stage::Short => {
+                self.plain.truncate(self.filled);
                 self.plain.extend_from_slice(rest);
+                self.filled = self.plain.len();
                 self.taken = self.input.len();
                 Ok(!rest.is_empty())
             }
             // To ask for what cannot come is an error for zstd, after a few times.
             Stage::Zstd(_) if rest.is_empty() && !self.more => Ok(false),
             Stage::Zstd(decoder) => {
-                self.step.resize(STEP, 0);
-                let status = decoder.run_on_buffers(rest, &mut self.step).map_err(damaged)?;
-                self.plain.extend_from_slice(&self.step[..status.bytes_written]);
+                let most = self.filled + STEP;
+                self.plain.resize(self.plain.len().max(most), 0);
+                let room = &mut self.plain[self.filled..most];
+                let status = decoder.run_on_buffers(rest, room).map_err(damaged)?;
+                self.filled += status.bytes_written;
                 self.taken += status.bytes_read;
                 self.more = status.bytes_written == STEP;
                 Ok(status.bytes_written > 0 || status.bytes_read > 0)

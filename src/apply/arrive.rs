@@ -134,10 +134,7 @@ impl Applier<'_> {
                 self.stager.iter().for_each(Stager::wait);
                 self.staging.reopen(&staged).map(|file| (stage((file, staged)), Some(hash)))
             }
-            None if fetching.size <= MEMORY_MAX => {
-                let content = Vec::with_capacity(fetching.size as usize);
-                Ok((Place::Memory(content), None))
-            }
+            None if fetching.size <= MEMORY_MAX => Ok((Place::Memory(Vec::new()), None)),
             None => {
                 let claim = match self.claim(fetching.size) {
                     Ok(claim) => claim,
@@ -205,16 +202,25 @@ impl Applier<'_> {
     }
 
     /// More of the file, as it is.
-    pub fn file_literal(&mut self, bytes: &[u8]) {
+    pub fn file_literal(&mut self, bytes: Vec<u8>) {
         let Some(incoming) = &mut self.incoming else { return };
         if incoming.broken.is_some() {
             return;
         }
         // It comes whole, whatever was signed: then nothing is copied from the old file.
         incoming.against = None;
-        let result = incoming.write(bytes);
+        let length = bytes.len() as u64;
+        let result = match &mut incoming.place {
+            // All of it: it need not be copied.
+            Place::Memory(content) if content.is_empty() && length == incoming.fetching.size => {
+                *content = bytes;
+                incoming.received = length;
+                Ok(())
+            }
+            Place::Memory(_) | Place::Stage(..) => incoming.write(&bytes),
+        };
         incoming.note(result);
-        self.report.progress(&incoming.fetching.task.path, bytes.len() as u64);
+        self.report.progress(&incoming.fetching.task.path, length);
     }
 
     /// More of the file, of blocks of the old one.
@@ -560,6 +566,11 @@ impl Incoming {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         if self.received + bytes.len() as u64 > self.fetching.size {
             return Err(mismatch("more arrived than was announced".into()));
+        }
+        if let Place::Memory(content) = &mut self.place
+            && content.is_empty()
+        {
+            content.reserve_exact(self.fetching.size as usize);
         }
         self.place.write(bytes).map_err(Trouble::system("write to .psync/stage"))?;
         self.received += bytes.len() as u64;

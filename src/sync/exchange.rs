@@ -362,7 +362,7 @@ impl<'a> Worker<'a> {
             Event::Unresolved(unresolved) => self.applier.unresolved(&unresolved),
             Event::Segment(segment) => self.applier.file_segment(segment),
             Event::Against(against) => self.applier.file_against(against),
-            Event::Literal(bytes) => self.applier.file_literal(&bytes),
+            Event::Literal(bytes) => self.applier.file_literal(bytes),
             Event::Delta(delta) => self.applier.file_delta(delta),
             Event::FileEnd(hash) => self.applier.file_ends(hash)?,
             Event::Patches(patches) => self.applier.patches_arrive(&patches),

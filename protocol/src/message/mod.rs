@@ -28,6 +28,8 @@ pub use tree::{
     REMAINDER_MAX, REMAINDER_MIN, RUNS_MAX, SKETCH, SPREAD_MAX, Summary, Tree, Versions,
 };
 
+use std::borrow::Cow;
+
 use crate::changes::Known;
 use crate::codec::{Put, Reader};
 use crate::entry::ContentHash;
@@ -218,6 +220,17 @@ impl Message {
             }
         }
         out
+    }
+
+    /// The payload of the frame, copied only where it has to be put together.
+    pub fn payload(&self) -> Cow<'_, [u8]> {
+        match self {
+            Message::Rows(bytes)
+            | Message::Changes(bytes)
+            | Message::Literal(bytes)
+            | Message::Signature(bytes) => Cow::Borrowed(bytes),
+            other => Cow::Owned(other.encode()),
+        }
     }
 
     /// Reads a payload of the given type.

@@ -413,12 +413,27 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     }
 
     fn whole(&mut self, item: &Item) -> Result<(), SyncError> {
+        if item.size <= whole::PIECE {
+            return self.whole_at_once(item);
+        }
         self.begin_file(item)?;
         let (root, report) = (self.applier.root(), self.means.report);
         let out = &mut self.means.out;
         let sent =
             whole::read(root, item, report, |bytes| out.send(&Message::Literal(bytes.to_vec())))?;
         self.end_file(item, sent)
+    }
+
+    /// The same of a file that goes in one piece: it is not copied once more.
+    fn whole_at_once(&mut self, item: &Item) -> Result<(), SyncError> {
+        let content = match whole::read_all(self.applier.root(), item) {
+            Ok(content) => content,
+            Err(trouble) => return self.fail(item.index, trouble),
+        };
+        self.begin_file(item)?;
+        self.means.out.send(&Message::Literal(content))?;
+        self.means.report.progress(&item.at, item.size);
+        self.end_file(item, Ok(()))
     }
 
     /// The content is there already, and only lacks a hash that proves it.

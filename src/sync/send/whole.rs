@@ -12,8 +12,8 @@ use crate::report::Report;
 use crate::root::{Root, is_absent, stat_of};
 use crate::sync::SyncError;
 
-/// Bytes of a file that are read at a time.
-const STEP: usize = 128 << 10;
+/// Bytes of a file that are read at a time: one that is no longer goes in one piece.
+pub(super) const PIECE: u64 = 128 << 10;
 
 /// Reads a file piece by piece. One that is another now than the plan was made for is not read to
 /// its end, or found out there: by its hash.
@@ -28,7 +28,7 @@ pub(super) fn read(
         Err(trouble) => return Ok(Err(trouble)),
     };
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; STEP.min(item.size as usize)];
+    let mut buffer = vec![0; PIECE.min(item.size) as usize];
     let mut left = item.size;
     while left > 0 {
         let part = left.min(buffer.len() as u64) as usize;
@@ -50,7 +50,8 @@ pub(super) fn read(
 
 /// A file that fits into memory.
 pub(super) fn read_all(root: &Root, item: &Item) -> Result<Vec<u8>, Trouble> {
-    let mut content = Vec::with_capacity(item.size as usize);
+    // One byte more: the end is found without growing.
+    let mut content = Vec::with_capacity(item.size as usize + 1);
     let file = open(root, item)?;
     (&file).take(item.size + 1).read_to_end(&mut content).map_err(unreadable)?;
     match ContentHash::of_bytes(&content) == item.hash {
