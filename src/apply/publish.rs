@@ -619,6 +619,10 @@ impl Applier<'_> {
 
     /// What stands at the path, if it is what is expected there; a directory makes room.
     fn before_publishing(&mut self, task: &Task) -> Result<Option<Stat>, Trouble> {
+        if task.old.as_ref().is_none_or(|old| !old.row.content.is_live()) {
+            // What stands there nevertheless keeps it out: it is looked at then.
+            return Ok(None);
+        }
         let seen = self.stat_expected(task)?;
         match seen {
             Some(stat) if stat.kind == FileKind::Directory => {
@@ -638,6 +642,7 @@ impl Applier<'_> {
             Err((staged, error)) if crate::root::is_absent(&error) => staged,
             Err((staged, error)) => {
                 self.let_go(staged);
+                self.stat_expected(task)?;
                 return Err(Trouble::system("move it into place")(error));
             }
         };
