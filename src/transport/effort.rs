@@ -89,6 +89,12 @@ const WATCH: Duration = Duration::from_millis(250);
 /// of the strong levels is left: they take a while to begin, and what they save is worth more.
 const WATCH_LONG: Duration = Duration::from_millis(1000);
 
+/// Which part of the time a line is busy that is slower than what it is to carry.
+const FULL: f64 = 0.9;
+/// The same where files go as they are. They are made in one stride: a line that waits for who makes and takes
+/// them, on processors that both ends share, is busy nearly as long.
+const CHOKED: f64 = 0.97;
+
 /// Bytes of a piece of a file that are compressed to see if they can be.
 const SAMPLE: usize = 4 << 10;
 /// Bytes of files of which one piece is tried, at least: trying each small file would take as long as a
@@ -97,6 +103,9 @@ const SAMPLE_EVERY: usize = 64 << 10;
 /// So many bytes of files in succession that do not become smaller are stored from there on: what
 /// the window held is mostly gone by then.
 const STORE_AFTER: usize = 1 << 20;
+/// To make a file takes an end as long as so many bytes of it do, about. Without that one stretch of small files
+/// could not be compared with the next of large ones.
+const FILE_WORTH: u64 = 16 << 10;
 /// Messages up to this size come between contents and do not end a succession.
 const SMALL: u64 = 256;
 
@@ -123,9 +132,9 @@ impl Written {
         self.busy + self.idle
     }
 
-    /// Whether the line was busy all the time, for so long at least.
-    fn is_full(self, time: Duration) -> bool {
-        self.time() >= time && self.share() >= 0.9
+    /// Whether the line was busy for this part of the time, which has to be so long.
+    fn is_full(self, time: Duration, share: f64) -> bool {
+        self.time() >= time && self.share() >= share
     }
 
     /// Which part of the time the line was busy.
@@ -144,8 +153,9 @@ pub(super) struct Fitter {
     is_no_pipe: bool,
     /// What compressing less has shown.
     trials: Trials,
-    /// Bytes before compression since the last look, and since the start of the watch.
+    /// Bytes before compression since the last look.
     passed: u64,
+    /// The same since the start of the watch, with what each file is worth besides.
     watched: u64,
     /// What had been written at the last look, at the start of the watch, and of the flight.
     watch: Written,
@@ -278,6 +288,9 @@ impl Fitter {
     /// The message took so many bytes before compression.
     pub(super) fn pushed(&mut self, message: &Message, bytes: u64) {
         self.stands_for(bytes);
+        if begins_file(message) {
+            self.watched += FILE_WORTH;
+        }
         let is_small = bytes <= SMALL;
         if !is_small && !matches!(message, Message::Literal(_)) {
             self.incompressible = 0;
@@ -334,9 +347,11 @@ impl Fitter {
         } else if seen.time() >= WATCH_LONG {
             let observed = per_second(seen.bytes, seen.busy);
             let is_off = |known: u64| known / 4 > observed || known < observed / 4;
-            let is_slow = self.effort == Effort::Stored && observed <= COMPRESSED_MAX;
+            let is_stored = self.effort == Effort::Stored;
+            let full = if is_stored { CHOKED } else { FULL };
+            let is_slow = is_stored && observed <= COMPRESSED_MAX;
             self.trials.look(through);
-            if seen.is_full(WATCH_LONG) && (is_slow || self.rate.is_none_or(is_off)) {
+            if seen.is_full(WATCH_LONG, full) && (is_slow || self.rate.is_none_or(is_off)) {
                 self.is_no_pipe |= is_slow;
                 self.rate = Some(observed);
             }
@@ -364,7 +379,7 @@ impl Fitter {
     fn may_try(&self, seen: Written) -> bool {
         let least = match self.less {
             _ if self.is_uneven => return false,
-            Some(Less::Packed) if seen.is_full(TRIAL) => FASTEST + 1,
+            Some(Less::Packed) if seen.is_full(TRIAL, FULL) => FASTEST + 1,
             // Also where the line waits: more may pass of what does not have to be compressed. Of what cannot
             // be, no less does in any case.
             Some(Less::AsTheyAre) if seen.time() >= TRIAL && self.incompressible < STORE_AFTER => {
@@ -390,6 +405,15 @@ impl Fitter {
 /// Whether a message is a content that was packed before.
 fn is_parcel(patches: &Patches) -> bool {
     matches!(&patches.contents[..], [Patched { base: Base::Nothing, .. }])
+}
+
+/// Whether a file that goes whole begins with a message.
+fn begins_file(message: &Message) -> bool {
+    match message {
+        Message::File(_) => true,
+        Message::Patches(patches) => is_parcel(patches),
+        _ => false,
+    }
 }
 
 /// How hard to compress for a line of this rate.
@@ -583,6 +607,56 @@ mod tests {
         fitter.may_do(None);
         go(&mut fitter, now, 120_000, 90_000, 20);
         assert_eq!(fitter.effort, Effort::Level(FASTEST), "what goes now is worth compressing");
+    }
+
+    /// Sends so many files of this size, as they are, over a line that takes so many of them a second and is busy
+    /// for this part of the time.
+    fn files(
+        fitter: &mut Fitter,
+        mut now: Written,
+        (count, size): (u32, u64),
+        per_second: u32,
+        share: f64,
+    ) -> Written {
+        let time = Duration::from_secs(1) / per_second;
+        let piece = Message::Literal(vec![b'a'; size as usize]);
+        for _ in 0..count {
+            now.bytes += size;
+            now.busy += time.mul_f64(share);
+            now.idle += time.mul_f64(1.0 - share);
+            for (message, bytes) in [(&Message::File(1), 2), (&piece, size)] {
+                fitter.fit(message, now);
+                fitter.pushed(message, bytes);
+            }
+        }
+        now
+    }
+
+    #[test]
+    fn a_line_that_waits_for_who_makes_small_files_is_not_taken_for_a_slow_one() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(BEYOND));
+        let start = seconds(&mut fitter, Written::default(), 60_000, 2, 1);
+        let now = files(&mut fitter, start, (30_000, 4 << 10), 10_000, 0.93);
+        assert_eq!((fitter.effort, fitter.rate()), (Effort::Stored, Some(BEYOND)));
+        files(&mut fitter, now, (3_000, 64 << 10), 1_000, 1.0);
+        assert_eq!((fitter.effort, fitter.rate()), (Effort::Level(FASTEST), Some(64_000)));
+    }
+
+    #[test]
+    fn small_files_during_a_trial_show_no_less_than_large_ones_before_it() {
+        let mut fitter = Fitter::new(Compression::Fitting, Some(100_000));
+        fitter.may_do(Some(Less::AsTheyAre));
+        let mut now = Written::default();
+        for _ in 0..3_000 {
+            now = files(&mut fitter, now, (1, 112 << 10), 1_000, 1.0);
+            if fitter.trials.is_running() {
+                break;
+            }
+        }
+        assert!(fitter.trials.is_running());
+        // A seventh of the bytes, in eight times as many files.
+        files(&mut fitter, now, (8_200, 2 << 10), 8_200, 1.0);
+        assert!(fitter.trials.is_on() && !fitter.trials.is_running());
     }
 
     #[test]

@@ -51,6 +51,10 @@ use writer::Writer;
 
 /// Bytes taken from the line at a time.
 const READ_STEP: usize = 64 << 10;
+/// Bytes that a pipe holds from which a line reads, if it may: where whoever fills it and whoever empties it
+/// share processors each waits for the other after so many. What a pipe holds towards a line shows how fast that is:
+/// it stays as it is.
+const PIPE: usize = 1 << 20;
 /// So many bytes take next to no time on any line.
 const RATELESS: u64 = 16 << 10;
 /// Bytes that are handed to the line at a time.
@@ -240,6 +244,8 @@ impl Line {
     /// A line that reads from one descriptor and writes to another.
     pub fn new(input: OwnedFd, output: OwnedFd, limits: LineLimits) -> io::Result<Line> {
         let traffic = Arc::new(Traffic::default());
+        // No pipe, or too much for this user: then it works as it is.
+        let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
         Ok(Line {
             input: File::from(input),
             decoder: FrameDecoder::new(),

@@ -71,9 +71,10 @@ impl Trials {
         }
     }
 
-    /// One that is running can show nothing: something else goes over the line now.
+    /// One that is running can show nothing: something else goes over the line now. It is as if it had not begun.
     pub(super) fn abort(&mut self) {
         if self.is_running() {
+            self.begun -= 1;
             self.state = State::Off;
         }
     }
@@ -119,11 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_interrupted_shows_nothing() {
+    fn one_that_is_interrupted_shows_nothing_and_does_not_count() {
         let mut trials = Trials::default();
+        for _ in 0..TRIALS {
+            trials.begin(80_000);
+            trials.abort();
+        }
         trials.begin(80_000);
         trials.abort();
-        assert!(!trials.is_on());
+        assert!(!trials.is_on() && trials.is_due(Duration::ZERO));
         trials.begin(80_000);
         trials.end(100_000, Duration::ZERO);
         trials.abort();
