@@ -61,6 +61,8 @@ const BANDS: [(u64, i32); 8] = [
     (30_000, 3),
     (COMPRESSED_MAX, FASTEST),
 ];
+/// What is known of a line is given up where what is observed lies so many bands from it.
+const BANDS_OFF: usize = 2;
 /// The level for the fastest lines that are worth compressing for.
 const FASTEST: i32 = 1;
 /// A line that takes more than this, in KiB a second, is as fast as the quickest level, or is none at
@@ -346,14 +348,16 @@ impl Fitter {
             self.watch_from(now);
         } else if seen.time() >= WATCH_LONG {
             let observed = per_second(seen.bytes, seen.busy);
-            let is_off = |known: u64| known / 4 > observed || known < observed / 4;
             let is_stored = self.effort == Effort::Stored;
             let full = if is_stored { CHOKED } else { FULL };
             let is_slow = is_stored && observed <= COMPRESSED_MAX;
             self.trials.look(through);
-            if seen.is_full(WATCH_LONG, full) && (is_slow || self.rate.is_none_or(is_off)) {
+            if seen.is_full(WATCH_LONG, full) {
                 self.is_no_pipe |= is_slow;
-                self.rate = Some(observed);
+                self.rate = Some(match self.rate {
+                    Some(known) if !is_slow => corrected(known, observed),
+                    Some(_) | None => observed,
+                });
             }
             self.watch_from(now);
         }
@@ -416,11 +420,26 @@ fn begins_file(message: &Message) -> bool {
     }
 }
 
+/// The band in which a rate lies; the one after the last is for files as they are.
+fn band(rate: u64) -> usize {
+    BANDS.partition_point(|(up_to, _)| *up_to < rate)
+}
+
+/// What to take a line for that was known to have one rate and has been observed to have another.
+fn corrected(known: u64, observed: u64) -> u64 {
+    match (band(known), band(observed)) {
+        // It was found to be faster than that before, at least for as long as the compressor took: so not all of
+        // what was known is given up.
+        (from, to) if from >= to + BANDS_OFF => BANDS[to].0 + 1,
+        (from, to) if to >= from + BANDS_OFF => observed,
+        _ => known,
+    }
+}
+
 /// How hard to compress for a line of this rate.
 fn effort_for(rate: Option<u64>) -> Effort {
     let Some(rate) = rate else { return Effort::Level(UNKNOWN) };
-    let band = BANDS.iter().find(|(up_to, _)| rate <= *up_to);
-    band.map_or(Effort::Stored, |(_, level)| Effort::Level(*level))
+    BANDS.get(band(rate)).map_or(Effort::Stored, |(_, level)| Effort::Level(*level))
 }
 
 #[cfg(test)]
@@ -488,6 +507,24 @@ mod tests {
         assert_eq!((fitter.effort, fitter.rate()), (Effort::Level(FASTEST), Some(115_000)));
         seconds(&mut fitter, now, 60_000, 2, 8);
         assert_eq!(fitter.effort, Effort::Level(FASTEST));
+    }
+
+    #[test]
+    fn a_level_that_was_too_strong_for_a_moment_is_nearly_come_back_to() {
+        // As after two times at which the line waited for the compressor.
+        let mut fitter = Fitter::new(Compression::Fitting, Some(14_001));
+        assert_eq!(fitter.level(), 3);
+        let now = seconds(&mut fitter, Written::default(), 4_400, 10, 2);
+        assert_eq!((fitter.level(), fitter.rate()), (6, Some(5_501)));
+        seconds(&mut fitter, now, 4_400, 10, 4);
+        assert_eq!(fitter.level(), 6);
+    }
+
+    #[test]
+    fn a_line_that_has_become_much_faster_is_taken_for_what_it_is() {
+        assert_eq!(corrected(4_400, 14_001), 14_001);
+        assert_eq!(corrected(4_400, 14_000), 4_400);
+        assert_eq!(corrected(BEYOND, 100), 181);
     }
 
     #[test]
