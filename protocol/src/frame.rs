@@ -476,8 +476,11 @@ impl FrameDecoder {
 
     /// Moves some input to the plain bytes; false when there is none left to move.
     fn advance(&mut self) -> Result<bool, ProtocolError> {
-        self.plain.copy_within(self.read..self.filled, 0);
-        self.filled -= std::mem::take(&mut self.read);
+        // Once for each frame at most: one that comes byte by byte is not moved for each.
+        if self.read > 0 {
+            self.plain.copy_within(self.read..self.filled, 0);
+            self.filled -= std::mem::take(&mut self.read);
+        }
         let rest = &self.input[self.taken..];
         match &mut self.stage {
             Stage::Preface | Stage::Greeting | Stage::Raw | Stage::Short => {
