@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_has_become_much_faster_is_taken_for_what_it_is() {
+    fn what_is_observed_of_a_line_counts_from_two_bands_away_on() {
         assert_eq!(corrected(4_400, 14_001), 14_001);
         assert_eq!(corrected(4_400, 14_000), 4_400);
         assert_eq!(corrected(BEYOND, 100), 181);
