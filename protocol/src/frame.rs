@@ -212,6 +212,14 @@ impl FrameEncoder {
         }
     }
 
+    /// Makes sure of it where they are compressed together, for a few bytes: what is too short for that stays.
+    pub fn flush_compressed(&mut self) -> std::io::Result<()> {
+        match &mut self.stream {
+            Stream::Raw | Stream::Short { .. } => Ok(()),
+            Stream::Zstd(compressor) => compressor.flush(&mut self.out),
+        }
+    }
+
     /// How many bytes all frames after the greeting had before compression.
     pub fn pushed(&self) -> u64 {
         self.pushed

@@ -195,6 +195,13 @@ impl Sending {
         Ok(())
     }
 
+    fn let_leave(&mut self, counts: &Counts) -> io::Result<()> {
+        let ready = self.encoder.ready();
+        self.encoder.flush_compressed()?;
+        self.ledger.settle((self.encoder.ready() - ready) as u64, counts);
+        Ok(())
+    }
+
     fn is_compressed(&self) -> bool {
         self.encoder.effort().is_some()
     }
@@ -429,6 +436,22 @@ impl Line {
         }
         if let Some(shadow) = &mut self.shadow {
             shadow.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Lets what has been sent of a flight leave before this end works for a while: it would wait in the
+    /// compressor for what follows.
+    pub fn let_leave(&mut self) -> Result<(), LineError> {
+        if let Some(sending) = &mut self.sending {
+            sending.let_leave(&self.traffic.sent_for)?;
+            if sending.encoder.ready() > 0 {
+                let written = self.writer.write(sending.encoder.take());
+                written.map_err(|error| untaken(error, self.timeout))?;
+            }
+        }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.let_leave()?;
         }
         Ok(())
     }

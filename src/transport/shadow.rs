@@ -52,6 +52,13 @@ impl Shadow {
         Ok(())
     }
 
+    /// The same in the middle of a flight, as far as it would.
+    pub(super) fn let_leave(&mut self) -> io::Result<()> {
+        self.sending.let_leave(&self.counts)?;
+        self.total += self.sending.encoder.take().len() as u64;
+        Ok(())
+    }
+
     /// Ends the flight here, before it really ends.
     pub(super) fn end_flight(&mut self) -> io::Result<()> {
         self.push(&Message::End)?;

@@ -127,6 +127,22 @@ fn what_is_said_in_few_bytes_travels_as_it_is_and_more_is_compressed() {
 }
 
 #[test]
+fn what_is_compressed_can_leave_before_the_flight_ends_and_what_is_short_waits() {
+    let greeting = Message::Hello(Hello { codec: StreamCodec::Zstd, ..samples::hello() });
+    let mut encoder = FrameEncoder::start(&greeting, StreamCodec::Zstd, 3).unwrap();
+    let mut decoder = FrameDecoder::new();
+    let mut leaves = |encoder: &mut FrameEncoder, length: usize| {
+        encoder.push(&Message::Literal(vec![7; length])).unwrap();
+        encoder.flush_compressed().unwrap();
+        decoder.feed(&encoder.take());
+        std::iter::from_fn(|| decoder.message().unwrap()).count()
+    };
+    assert_eq!(leaves(&mut encoder, 100), 1, "the greeting alone");
+    assert_eq!(leaves(&mut encoder, 1000), 2);
+    assert_eq!(leaves(&mut encoder, 10), 1);
+}
+
+#[test]
 fn a_big_manifest_travels_in_many_batches_and_moves_reach_across_them() {
     let mut rows: Vec<Row<_>> = (0..3 * BATCH_ROWS)
         .map(|n| {

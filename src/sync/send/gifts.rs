@@ -9,7 +9,7 @@ use psync_protocol::session::AtHand;
 use psync_protocol::{Check, Content, ContentDecision, ContentHash, RelPath, Role, Row};
 
 use super::forge::Batch;
-use super::patches::{self, Job, Known};
+use super::patches::{self, BATCH, Job, Known};
 use super::{Forge, Item, Old, Sending, SyncError, known, no_base};
 use crate::delta::Effort;
 use crate::manifest::Stored;
@@ -199,7 +199,7 @@ pub(in crate::sync) fn given_with_rows(
             jobs.push(Job { item, old: Known::Content(old) });
         }
     }
-    let made = patches::make(root, jobs, effort).into_iter().next()?;
+    let made = patches::make(root, jobs, BATCH, effort).into_iter().next()?;
     let patch = made.patch.filter(|patch| patch.len() <= GIVEN_BYTES)?;
     let proof = Proof::of(made.items.iter().map(|(_, item)| &item.hash));
     let contents = made.items.iter().map(|(patched, _)| *patched).collect();

@@ -42,7 +42,7 @@ use crate::manifest::{Permit, Stored};
 use crate::report::{Report, Silent, Trouble as Told};
 use crate::store::{OldContent, Store};
 use crate::transport::Line;
-use patches::{Blocks, Job, Known, Made};
+use patches::{BATCH, Blocks, FIRST_BATCH, Job, Known, Made};
 
 /// zstd level of what is fresh between copied blocks.
 const DELTA_LEVEL: i32 = 9;
@@ -128,6 +128,8 @@ pub(super) struct Sending<'a, 'b, 'c> {
     /// Hashes of contents that no proof covers yet.
     unproved: Vec<ContentHash>,
     unproved_bytes: u64,
+    /// Whether any content has been sent: the line has something to do.
+    has_sent: bool,
 }
 
 /// Why a content cannot be sent.
@@ -151,7 +153,7 @@ struct Item {
 
 impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     pub(super) fn new(means: Means<'a>, applier: &'b mut Applier<'c>) -> Self {
-        Sending { means, applier, unproved: Vec::new(), unproved_bytes: 0 }
+        Sending { means, applier, unproved: Vec::new(), unproved_bytes: 0, has_sent: false }
     }
 
     /// Sends everything that the peer has asked for.
@@ -250,8 +252,9 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     /// What is short waits for others.
     fn later(&mut self, job: Job, patched: &mut Vec<Job>) -> Result<(), SyncError> {
         patched.push(job);
-        match patches::are_many(patched) {
-            true => self.patch(std::mem::take(patched)),
+        let batch = if self.has_sent { BATCH } else { FIRST_BATCH };
+        match patches::are_many(patched, batch) {
+            true => self.patch_in(batch, std::mem::take(patched)),
             false => Ok(()),
         }
     }
@@ -354,7 +357,15 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
 
     /// Codes and sends patches. Files that do not gain by it go whole.
     fn patch(&mut self, jobs: Vec<Job>) -> Result<(), SyncError> {
-        for made in patches::make(self.applier.root(), jobs, self.means.effort) {
+        self.patch_in(BATCH, jobs)
+    }
+
+    /// The same in batches of so many bytes.
+    fn patch_in(&mut self, batch: usize, jobs: Vec<Job>) -> Result<(), SyncError> {
+        if patches::take_long(&jobs) {
+            self.means.out.line.let_leave()?;
+        }
+        for made in patches::make(self.applier.root(), jobs, batch, self.means.effort) {
             let Made { items, patch, too_long, whole, troubles } = made;
             for (item, trouble) in troubles {
                 self.fail(item.index, trouble)?;
@@ -474,6 +485,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     }
 
     fn has_no_proof(&mut self, item: &Item) {
+        self.has_sent = true;
         self.unproved.push(item.hash);
         self.unproved_bytes += item.size;
     }

@@ -16,6 +16,11 @@ const BATCHES: usize = 2;
 /// Bytes of old and new contents in a batch: half of what compresses best, so that the first is
 /// under way sooner.
 pub(super) const BATCH: usize = BATCH_TARGET / 2;
+/// The same of the first batches while the line has nothing to do: it gets something after half the time, for a
+/// hundredth more bytes in these.
+pub(super) const FIRST_BATCH: usize = BATCH / 2;
+/// Bytes of old and new contents that take a tenth of a second and more to code at the highest levels.
+const LONG: usize = 1 << 20;
 /// Most threads.
 const THREADS: usize = 4;
 /// So many files wait for each other at most: block hashes take 32 KiB of memory and more, however short
@@ -117,14 +122,24 @@ pub(super) fn fits(old_len: u64, new_len: u64) -> bool {
     old_len <= PATCH_MAX as u64 && new_len <= PATCH_MAX as u64
 }
 
-/// Whether there are enough jobs to be worth several threads, or more than should wait in memory.
-pub(super) fn are_many(jobs: &[Job]) -> bool {
-    jobs.len() >= WAITING_MAX || jobs.iter().map(Job::bytes).sum::<usize>() >= BATCHES * BATCH
+/// Whether there are enough jobs for several threads, with batches of so many bytes, or more than should wait
+/// in memory.
+pub(super) fn are_many(jobs: &[Job], batch: usize) -> bool {
+    jobs.len() >= WAITING_MAX || bytes(jobs) >= BATCHES * batch
 }
 
-/// Codes the files, in batches. The order stays.
-pub(super) fn make(root: &Root, jobs: Vec<Job>, effort: Effort) -> Vec<Made> {
-    let batches = batches(jobs);
+/// Whether the line might run out of what it has to carry while these are coded.
+pub(super) fn take_long(jobs: &[Job]) -> bool {
+    bytes(jobs) >= LONG
+}
+
+fn bytes(jobs: &[Job]) -> usize {
+    jobs.iter().map(Job::bytes).sum()
+}
+
+/// Codes the files, in batches of so many bytes. The order stays.
+pub(super) fn make(root: &Root, jobs: Vec<Job>, batch: usize, effort: Effort) -> Vec<Made> {
+    let batches = batches(jobs, batch);
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let next = AtomicUsize::new(0);
     let work = || {
@@ -156,14 +171,14 @@ pub(super) fn make_batch(root: &Root, batch: Vec<Job>, effort: Effort) -> Made {
     Coded::of(root, &batch, effort).of_batch(batch)
 }
 
-fn batches(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+fn batches(jobs: Vec<Job>, most: usize) -> Vec<Vec<Job>> {
     let mut batches: Vec<Vec<Job>> = Vec::new();
     let (mut old, mut new) = (0, 0);
     for job in jobs {
         old += job.old.len();
         new += job.item.size as usize;
         match batches.last_mut() {
-            Some(batch) if old + new <= BATCH && batch.len() < PATCHES_MAX => batch.push(job),
+            Some(batch) if old + new <= most && batch.len() < PATCHES_MAX => batch.push(job),
             _ => {
                 (old, new) = (job.old.len(), job.item.size as usize);
                 batches.push(vec![job]);
