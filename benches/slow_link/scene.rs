@@ -40,26 +40,29 @@ impl Measured {
     }
 }
 
-/// Runs the program once, over this line, in place of the case's own.
+/// Runs the program once, over this line, in place of the case's own. A first copy may be made of a near side
+/// that is `ready`, from a run before. Gives the folder back, too.
 pub(crate) fn measure(
     case: &Case,
     program: Program,
     line: SlowLine,
     trees: &OldAndNew,
     rsh: &Path,
-) -> Measured {
-    let scene = Scene::set(case, program, trees, rsh);
+    ready: Option<&Path>,
+) -> (Measured, TempDir) {
+    let scene = Scene::set(case, program, trees, rsh, ready);
     let wanted = snapshot(scene.changed());
     // What the copies left to be written is not the program's to wait for.
     rustix::fs::sync();
     let ran = scene.run(line, MEASURED);
     let complaint = ran.complaint().or_else(|| scene.compare_with(&wanted));
-    Measured {
+    let measured = Measured {
         counts: Counts::read_when_written(&scene.folder.join(MEASURED)),
         took: ran.took,
         near_memory: ran.memory,
         complaint,
-    }
+    };
+    (measured, scene.folder)
 }
 
 struct Scene<'a> {
@@ -72,7 +75,13 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    fn set<'a>(case: &'a Case, program: Program, trees: &OldAndNew, rsh: &'a Path) -> Scene<'a> {
+    fn set<'a>(
+        case: &'a Case,
+        program: Program,
+        trees: &OldAndNew,
+        rsh: &'a Path,
+        ready: Option<&Path>,
+    ) -> Scene<'a> {
         let folder = TempDir::new();
         let (near, far) = (folder.folder("near"), folder.folder("far"));
         let scene = Scene { case, program, rsh, folder, near, far };
@@ -111,7 +120,10 @@ impl Scene<'_> {
                 scene.agree_on_with(&trees.new, &text);
                 corpus::edit_a_line(&changed.join("text"), &mut rng);
             }
-            Story::FirstCopy => corpus::mirror(&trees.new, changed),
+            Story::FirstCopy => match ready {
+                Some(tree) => take_over(tree, changed),
+                None => corpus::mirror(&trees.new, changed),
+            },
         }
         scene
     }
@@ -195,6 +207,13 @@ impl Scene<'_> {
         }
         tree
     }
+}
+
+/// Moves a tree, without what psync remembers of it.
+fn take_over(tree: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(tree.join(".psync"));
+    fs::remove_dir(to).expect("nothing is there yet");
+    fs::rename(tree, to).expect("a tree can be moved");
 }
 
 fn rename_fullest_folder(tree: &Path) -> PathBuf {
