@@ -9,7 +9,9 @@
 //! Trees and a database can be given (see `options`); where they are not, small ones are made. One
 //! side holds the new state, and the other is brought to it over the line. `PSYNC_BIN` names another
 //! psync to measure. The line is emulated by this same program, which the three start in place of
-//! ssh as `slow_link line HOST COMMAND...` (see `line`). Read `case` for the table, then `scene`.
+//! ssh as `slow_link line HOST COMMAND...` (see `line`). Cases without a limit of the line measure the disk,
+//! too: they go first, nothing that they made is removed before the end (of the Linux tree that is 20 GB), and
+//! a machine that has just removed much else needs some minutes first. Read `case` for the table, then `scene`.
 
 mod case;
 #[path = "../../tests/common/mod.rs"]
