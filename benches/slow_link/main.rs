@@ -215,7 +215,7 @@ impl<'a> Bench<'a> {
             .iter()
             .find(|(corpus, _)| *corpus == case.corpus)
             .expect("what the cases need was provided");
-        let keeps = line == SlowLine::UNLIMITED;
+        let keeps = case.line == SlowLine::UNLIMITED;
         let mut before =
             self.kept.iter().rev().filter(|(corpus, _)| keeps && *corpus == case.corpus);
         let ready = before.next().map(|(_, folder)| folder.join("near"));

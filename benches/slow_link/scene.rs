@@ -209,9 +209,12 @@ impl Scene<'_> {
     }
 }
 
-/// Moves a tree, without what psync remembers of it.
+/// Moves a tree, without what psync remembers of it: that stays where it was, as nothing is removed.
 fn take_over(tree: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(tree.join(".psync"));
+    let state = tree.join(".psync");
+    if state.exists() {
+        fs::rename(&state, tree.with_extension("state")).expect("what is known can be put aside");
+    }
     fs::remove_dir(to).expect("nothing is there yet");
     fs::rename(tree, to).expect("a tree can be moved");
 }

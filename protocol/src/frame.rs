@@ -1,7 +1,7 @@
 //! Frames on the line: varint length, type byte, payload. From the first flight on in which an end
 //! has more to say than a few bytes its frames run through zstd (unless its greeting says otherwise),
-//! flushed where the other end has to act. The stream may change its level between two messages: one
-//! zstd frame ends and another begins.
+//! flushed where the other end has to act, or more takes a while to make. The stream may change its
+//! level between two messages: one zstd frame ends and another begins.
 
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer};
 
@@ -213,10 +213,12 @@ impl FrameEncoder {
     }
 
     /// Makes sure of it where they are compressed together, for a few bytes: what is too short for that stays.
-    pub fn flush_compressed(&mut self) -> std::io::Result<()> {
+    /// Says whether all messages so far are in the bytes.
+    pub fn flush_compressed(&mut self) -> std::io::Result<bool> {
         match &mut self.stream {
-            Stream::Raw | Stream::Short { .. } => Ok(()),
-            Stream::Zstd(compressor) => compressor.flush(&mut self.out),
+            Stream::Raw => Ok(true),
+            Stream::Short { waiting, .. } => Ok(waiting.is_empty()),
+            Stream::Zstd(compressor) => compressor.flush(&mut self.out).map(|()| true),
         }
     }
 

@@ -171,6 +171,8 @@ pub(super) struct Fitter {
     /// Whether something else than files passed in this watch, or nothing for a while: it shows nothing of what a
     /// trial could change.
     is_uneven: bool,
+    /// Whether something was coded in this watch, for which the line may have waited: not for the compressor.
+    is_coded: bool,
     /// Time within flights at the last look.
     looked: Duration,
     /// What the trials are of.
@@ -203,6 +205,7 @@ impl Fitter {
             incompressible: 0,
             less: None,
             is_uneven: false,
+            is_coded: false,
             looked: Duration::ZERO,
             tried: None,
             is_packed: false,
@@ -317,10 +320,16 @@ impl Fitter {
         self.watched += bytes;
     }
 
+    /// Something is coded before more is sent.
+    pub(super) fn codes(&mut self) {
+        self.is_coded = true;
+    }
+
     fn watch_from(&mut self, now: Written) {
         self.watch = now;
         self.watched = 0;
         self.is_uneven = false;
+        self.is_coded = false;
     }
 
     /// Compares what the line takes with what comes out of the compressor.
@@ -329,6 +338,10 @@ impl Fitter {
         if pause >= WATCH {
             self.is_uneven = true;
             self.trials.abort();
+        }
+        if self.is_coded {
+            self.trials.abort();
+            self.watch_from(now);
         }
         let seen = now.since(self.watch);
         let through = per_second(self.watched, seen.time());
@@ -667,6 +680,22 @@ mod tests {
             }
         }
         now
+    }
+
+    #[test]
+    fn a_line_that_waits_for_what_is_coded_does_not_wait_for_the_compressor() {
+        let rate_after = |codes: bool| {
+            let mut fitter = Fitter::new(Compression::Fitting, Some(1_000));
+            let mut now = seconds(&mut fitter, Written::default(), 1_000, 10, 2);
+            if codes {
+                fitter.codes();
+            }
+            now.idle += Duration::from_secs(2);
+            seconds(&mut fitter, now, 1_000, 10, 2);
+            fitter.rate()
+        };
+        assert_eq!(rate_after(true), Some(1_000));
+        assert!(rate_after(false) > Some(1_000));
     }
 
     #[test]

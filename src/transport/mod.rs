@@ -197,8 +197,11 @@ impl Sending {
 
     fn let_leave(&mut self, counts: &Counts) -> io::Result<()> {
         let ready = self.encoder.ready();
-        self.encoder.flush_compressed()?;
-        self.ledger.settle((self.encoder.ready() - ready) as u64, counts);
+        if self.encoder.flush_compressed()? {
+            self.ledger.settle((self.encoder.ready() - ready) as u64, counts);
+            self.ledger.close();
+        }
+        self.fitter.codes();
         Ok(())
     }
 
@@ -440,7 +443,7 @@ impl Line {
         Ok(())
     }
 
-    /// Lets what has been sent of a flight leave before this end works for a while: it would wait in the
+    /// Lets what has been sent of a flight leave before this end codes for a while: it would wait in the
     /// compressor for what follows.
     pub fn let_leave(&mut self) -> Result<(), LineError> {
         if let Some(sending) = &mut self.sending {

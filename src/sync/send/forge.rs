@@ -148,6 +148,13 @@ impl Forge {
         Some(Forge { shop, thread: Some(thread), next: 0 })
     }
 
+    /// Whether nobody has to wait for the next batch.
+    pub(super) fn is_ready(&self) -> bool {
+        let mut state = self.shop.lock();
+        let is_all = state.waiting.peek().is_none() && self.next >= state.begun;
+        is_all || state.ready.contains_key(&self.next)
+    }
+
     /// The next batch of patches, in the order of the rows; none when that was all. Whoever has to
     /// wait for it lends a hand.
     pub(super) fn next(&mut self) -> Option<Batch> {

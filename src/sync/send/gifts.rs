@@ -84,7 +84,11 @@ impl Sending<'_, '_, '_> {
         let places: HashMap<RelPath, usize> =
             changed.iter().enumerate().map(|(at, (item, _))| (item.at.clone(), at)).collect();
         let mut changed: Vec<Option<(Item, AtHand)>> = changed.into_iter().map(Some).collect();
-        while let Some(Batch { items, patch, too_long, whole }) = forge.next() {
+        loop {
+            if !forge.is_ready() {
+                self.means.out.line.let_leave()?;
+            }
+            let Some(Batch { items, patch, too_long, whole }) = forge.next() else { break };
             let needed: Option<Vec<usize>> =
                 items.iter().map(|(_, made)| place_of(made, &places, &changed)).collect();
             if let (Some(patch), Some(needed)) = (patch, needed.filter(|needed| !needed.is_empty()))

@@ -401,6 +401,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
 
     fn send_patch(&mut self, items: &[(Patched, Item)], patch: Vec<u8>) -> Result<(), SyncError> {
         let contents = items.iter().map(|(patched, _)| *patched).collect();
+        self.has_sent = true;
         self.means.out.send(&Message::Patches(Patches { contents, patch }))?;
         for (_, item) in items {
             self.means.report.progress(&item.at, item.size);
@@ -458,6 +459,7 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     }
 
     fn begin_file(&mut self, item: &Item) -> Result<(), SyncError> {
+        self.has_sent = true;
         self.means.out.send(&Message::File(item.index))
     }
 
@@ -485,7 +487,6 @@ impl<'a, 'b, 'c> Sending<'a, 'b, 'c> {
     }
 
     fn has_no_proof(&mut self, item: &Item) {
-        self.has_sent = true;
         self.unproved.push(item.hash);
         self.unproved_bytes += item.size;
     }
