@@ -212,8 +212,9 @@ impl FrameEncoder {
         }
     }
 
-    /// Makes sure of it where they are compressed together, for a few bytes: what is too short for that stays.
-    /// Says whether all messages so far are in the bytes.
+    /// The same in the middle of a flight, which costs a few bytes. A flight that is still too short to be
+    /// compressed stays inside, as more of it may make that worth while. Says whether all messages so far
+    /// are in the bytes.
     pub fn flush_compressed(&mut self) -> std::io::Result<bool> {
         match &mut self.stream {
             Stream::Raw => Ok(true),

@@ -320,7 +320,7 @@ impl Fitter {
         self.watched += bytes;
     }
 
-    /// Something is coded before more is sent.
+    /// Something is coded before more is sent: what is watched now shows nothing of the compressor.
     pub(super) fn codes(&mut self) {
         self.is_coded = true;
     }

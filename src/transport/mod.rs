@@ -195,6 +195,7 @@ impl Sending {
         Ok(())
     }
 
+    /// What has been pushed can leave, in the middle of a flight.
     fn let_leave(&mut self, counts: &Counts) -> io::Result<()> {
         let ready = self.encoder.ready();
         if self.encoder.flush_compressed()? {

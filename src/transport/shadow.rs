@@ -52,7 +52,7 @@ impl Shadow {
         Ok(())
     }
 
-    /// The same in the middle of a flight, as far as it would.
+    /// What has gone past would leave in the middle of a flight.
     pub(super) fn let_leave(&mut self) -> io::Result<()> {
         self.sending.let_leave(&self.counts)?;
         self.total += self.sending.encoder.take().len() as u64;
